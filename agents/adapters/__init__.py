@@ -1,0 +1,1 @@
+"""Everything that touches a device, a disk or a network on the node."""
