@@ -1,0 +1,1 @@
+"""Benchmarks: figures measured in seconds to minutes."""

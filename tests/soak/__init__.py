@@ -1,0 +1,1 @@
+"""Soaks: long runs, often with faults, judged by an oracle that does not trust the product."""
