@@ -34,9 +34,21 @@ app.conf.update(
 )
 app.autodiscover_tasks(["dcops.audit", "dcops.access", "dcops.fleet", "dcops.telemetry"])
 app.conf.beat_schedule = {
-    "partitions": {"task": "telemetry.keep_partitions", "schedule": 600.0, "options": {"expires": 600}},
+    "partitions": {
+        "task": "telemetry.keep_partitions",
+        "schedule": 600.0,
+        "options": {"expires": 600},
+    },
     "rollups": {"task": "telemetry.roll_up", "schedule": 10.0, "options": {"expires": 10}},
     "pack": {"task": "telemetry.pack", "schedule": 300.0, "options": {"expires": 300}},
-    "retention": {"task": "telemetry.apply_retention", "schedule": 3600.0, "options": {"expires": 3600}},
-    "silent-nodes": {"task": "telemetry.note_silent_nodes", "schedule": 5.0, "options": {"expires": 5}},
+    "retention": {
+        "task": "telemetry.apply_retention",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "silent-nodes": {
+        "task": "telemetry.note_silent_nodes",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
 }

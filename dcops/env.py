@@ -24,7 +24,9 @@ def env_str(name: str, default: str | None = None) -> str:
     if value is not None:
         return value
     if default is None:
-        raise SettingError(f"{name} is not set. Set it, or {name}_FILE to the path of a file that holds it; `dcops up` sets it by itself.")
+        raise SettingError(
+            f"{name} is not set. Set it, or {name}_FILE to the path of a file that holds it; `dcops up` sets it by itself."
+        )
     return default
 
 
@@ -59,4 +61,6 @@ def _read(name: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SettingError(f"{name}_FILE is {path}, which cannot be read: {error.strerror}.") from error
+        raise SettingError(
+            f"{name}_FILE is {path}, which cannot be read: {error.strerror}."
+        ) from error

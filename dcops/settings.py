@@ -82,7 +82,9 @@ def database(url: str) -> dict[str, Any]:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres"):
-        raise SettingError("DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses.")
+        raise SettingError(
+            "DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses."
+        )
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path.lstrip("/")),
@@ -92,7 +94,13 @@ def database(url: str) -> dict[str, Any]:
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 0,
         "ATOMIC_REQUESTS": False,
-        "OPTIONS": {"pool": {"min_size": 1, "max_size": env_int("DCOPS_DATABASE_POOL", 8, 1), "timeout": 10}},
+        "OPTIONS": {
+            "pool": {
+                "min_size": 1,
+                "max_size": env_int("DCOPS_DATABASE_POOL", 8, 1),
+                "timeout": 10,
+            }
+        },
     }
 
 
@@ -103,12 +111,16 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # One Redis URL per role: Celery's user may run scripts, the live user may not (see dcops/local/redis.py).
 CELERY_BROKER_URL = env_str("DCOPS_CELERY_URL", "")
 LIVE_URL = env_str("DCOPS_LIVE_URL", "")
-CHANNEL_LAYERS: dict[str, Any] = {
-    "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [LIVE_URL], "prefix": "dcops-live"},
+CHANNEL_LAYERS: dict[str, Any] = (
+    {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [LIVE_URL], "prefix": "dcops-live"},
+        }
     }
-} if LIVE_URL else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    if LIVE_URL
+    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+)
 
 AUTH_USER_MODEL = "access.User"
 LOGIN_URL = "sign-in"
@@ -117,11 +129,20 @@ LOGOUT_REDIRECT_URL = "sign-in"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-SESSION_COOKIE_NAME = "__Host-dcops_session" if SECURE_TRANSPORT else f"dcops_session_{urlsplit(PUBLIC_URL).port or 80}"
-CSRF_COOKIE_NAME = "__Host-dcops_csrf" if SECURE_TRANSPORT else f"dcops_csrf_{urlsplit(PUBLIC_URL).port or 80}"
+SESSION_COOKIE_NAME = (
+    "__Host-dcops_session"
+    if SECURE_TRANSPORT
+    else f"dcops_session_{urlsplit(PUBLIC_URL).port or 80}"
+)
+CSRF_COOKIE_NAME = (
+    "__Host-dcops_csrf" if SECURE_TRANSPORT else f"dcops_csrf_{urlsplit(PUBLIC_URL).port or 80}"
+)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_TRANSPORT
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"

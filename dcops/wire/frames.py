@@ -7,6 +7,7 @@ A frame may gain trailing optional fields within one PROTOCOL; anything else rai
 """
 
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -243,6 +244,7 @@ FromNode = Hello | Proof | GpuList | Inventory | NodeState | Batch
 FromServer = Challenge | Welcome | Refusal | Ack
 Happening = Event | Gap
 
+Decoded = TypeVar("Decoded")
 _encoder = msgspec.msgpack.Encoder()
 _from_node: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
 _from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
@@ -255,13 +257,13 @@ def encode(frame: FromNode | FromServer) -> bytes:
 
 
 def decode_from_node(data: bytes) -> FromNode:
-    """Decode what a node sent. Raises msgspec.DecodeError or msgspec.ValidationError."""
-    return _from_node.decode(data)
+    """Decode what a node sent. Raises msgspec.DecodeError (ValidationError is one)."""
+    return _decoded(_from_node, data)
 
 
 def decode_from_server(data: bytes) -> FromServer:
-    """Decode what the server sent. Raises msgspec.DecodeError or msgspec.ValidationError."""
-    return _from_server.decode(data)
+    """Decode what the server sent. Raises msgspec.DecodeError (ValidationError is one)."""
+    return _decoded(_from_server, data)
 
 
 def encode_happenings(happenings: list[Event | Gap]) -> bytes:
@@ -270,5 +272,12 @@ def encode_happenings(happenings: list[Event | Gap]) -> bytes:
 
 
 def decode_happenings(data: bytes) -> list[Event | Gap]:
-    """Decode the payload of one record of the events spool. Raises msgspec.DecodeError or ValidationError."""
-    return _happenings.decode(data)
+    """Decode the payload of one record of the events spool. Raises msgspec.DecodeError (ValidationError is one)."""
+    return _decoded(_happenings, data)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[Decoded], data: bytes) -> Decoded:
+    try:
+        return decoder.decode(data)
+    except UnicodeDecodeError as error:  # the one failure msgspec does not wrap
+        raise msgspec.DecodeError("a text field is not UTF-8") from error

@@ -59,9 +59,13 @@ def parse_token(text: str) -> JoinToken:
     """Read a join token as a person pasted it. Raises ValueError with a sentence that says what is wrong."""
     parts = text.strip().split(".")
     if len(parts) != 4 or parts[0] != TOKEN_PREFIX:
-        raise ValueError("This is not a dcops join token: it looks like dcops1.<pin>.<id>.<secret>. Copy the whole line that `dcops node token` printed.")
+        raise ValueError(
+            "This is not a dcops join token: it looks like dcops1.<pin>.<id>.<secret>. Copy the whole line that `dcops node token` printed."
+        )
     if len(parts[1]) != 64 or not all(parts):
-        raise ValueError("The join token is damaged (its pin is not 64 hexadecimal digits). Copy it again, or make a new one with `dcops node token`.")
+        raise ValueError(
+            "The join token is damaged (its pin is not 64 hexadecimal digits). Copy it again, or make a new one with `dcops node token`."
+        )
     return JoinToken(parts[1], parts[2], parts[3])
 
 
@@ -80,14 +84,27 @@ def identity_transcript(nonce: bytes, server_id: str, ca_pem: str) -> bytes:
     return _joined(b"dcops identity 1", nonce, server_id.encode(), ca_pem.encode())
 
 
-def server_transcript(node_nonce: bytes, server_nonce: bytes, server_id: str, node_id: str) -> bytes:
+def server_transcript(
+    node_nonce: bytes, server_nonce: bytes, server_id: str, node_id: str
+) -> bytes:
     """What the server signs in its Challenge."""
-    return _joined(b"dcops server 1", node_nonce, server_nonce, server_id.encode(), node_id.encode())
+    return _joined(
+        b"dcops server 1", node_nonce, server_nonce, server_id.encode(), node_id.encode()
+    )
 
 
-def node_transcript(node_nonce: bytes, server_nonce: bytes, server_id: str, node_id: str, boot_id: str) -> bytes:
+def node_transcript(
+    node_nonce: bytes, server_nonce: bytes, server_id: str, node_id: str, boot_id: str
+) -> bytes:
     """What the node signs in its Proof."""
-    return _joined(b"dcops node 1", node_nonce, server_nonce, server_id.encode(), node_id.encode(), boot_id.encode())
+    return _joined(
+        b"dcops node 1",
+        node_nonce,
+        server_nonce,
+        server_id.encode(),
+        node_id.encode(),
+        boot_id.encode(),
+    )
 
 
 def to_base64(data: bytes) -> str:

@@ -37,7 +37,9 @@ def row_struct(columns: Sequence[ColumnType]) -> struct.Struct:
     return struct.Struct("<BQ" + "".join(COLUMN_CODE[column] for column in columns))
 
 
-ROW: dict[str, struct.Struct] = {table.name: row_struct([m.column for m in table.metrics]) for table in TABLES}
+ROW: dict[str, struct.Struct] = {
+    table.name: row_struct([m.column for m in table.metrics]) for table in TABLES
+}
 _IS_INTEGER = {table.name: tuple(m.column in _INTEGER for m in table.metrics) for table in TABLES}
 
 
@@ -50,7 +52,9 @@ def pack_row(table: SampleTable, subject: int, readings: Sequence[Reading]) -> b
     """Pack one row. `readings` follow table.metrics; None is absent. Raises struct.error if one does not fit its column."""
     present = 0
     fields: list[int | float] = []
-    for position, (reading, integer) in enumerate(zip(readings, _IS_INTEGER[table.name], strict=True)):
+    for position, (reading, integer) in enumerate(
+        zip(readings, _IS_INTEGER[table.name], strict=True)
+    ):
         if reading is None:
             fields.append(0)
         else:
