@@ -6,23 +6,20 @@ handler would cost it fifty times the CPU (see ARCHITECTURE.md, decisions).
 
 import os
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dcops.settings")
-
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.asgi import get_asgi_application
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dcops.settings")
 pages = get_asgi_application()
 
+# These import models, which need the apps that the line above has loaded.
 from dashboards.live import live_application
 from dcops.telemetry.ingest import ingest_application
 
-Scope = dict  # type: ignore[type-arg]
 
-
-async def application(scope, receive, send):  # type: ignore[no-untyped-def]
-    """Route by path: /agent/ to ingest, other sockets to the live pages, the rest to Django."""
-    if scope["type"] == "lifespan":
-        await ingest_application(scope, receive, send)
-    elif scope["path"].startswith("/agent/"):
+async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Route by path: /agent/ and start-up to ingest, other sockets to the live pages, the rest to Django."""
+    if scope["type"] == "lifespan" or scope["path"].startswith("/agent/"):
         await ingest_application(scope, receive, send)
     elif scope["type"] == "websocket":
         await live_application(scope, receive, send)

@@ -42,7 +42,7 @@ class RefusalCode(StrEnum):
     FOREIGN = "foreign"  # claims what belongs to another node
     BUSY = "busy"  # try again after `retry_after_s`
     DISK = "disk"  # the server keeps no metrics now; events are still taken
-    TOKEN = "token"  # join: unknown, used or expired token
+    TOKEN = "token"  # noqa: S105 - a code, not a secret. Join: unknown, used or expired token
 
 
 class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-TOKEN_PREFIX = "dcops1"
+TOKEN_PREFIX = "dcops1"  # noqa: S105 - a public prefix
 NONCE_BYTES = 32
 
 

@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,31 +100,17 @@ def test_banned_words_stay_out(pattern: str) -> None:
     assert lines_with(pattern) == []
 
 
+TEXT = {".py", ".md", ".html", ".yml", ".toml", ".txt", ".in", ".sql", ".css", ".service", ""}
+
+
 def tracked_text() -> Iterator[tuple[str, str]]:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     for name in listed.stdout.splitlines():
         path = ROOT / name
-        if (
-            path.suffix
-            in {
-                ".py",
-                ".md",
-                ".html",
-                ".yml",
-                ".toml",
-                ".txt",
-                ".in",
-                ".sql",
-                ".css",
-                ".service",
-                "",
-            }
-            and path.is_file()
-        ):
-            if "vendor" not in path.parts:
-                yield name, path.read_text(errors="replace")
+        if path.suffix in TEXT and path.is_file() and "vendor" not in path.parts:
+            yield name, path.read_text(errors="replace")
 
 
 def test_no_path_of_a_machine_is_written_down() -> None:
