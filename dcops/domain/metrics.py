@@ -465,6 +465,26 @@ GPU_HEALTH = SampleTable(
             Exported("DCGM_FI_DEV_GPU_RECOVERY_ACTION", 1523),
         ),
         Metric("compute_processes", "Compute processes", "", "int4", 0, _INT4),
+        _count(
+            "pcie_correctable_errors",
+            "PCIe correctable errors",
+            dcgm=Exported("DCGM_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS", 1501),
+        ),
+        _count(
+            "nvlink_receive_errors",
+            "NVLink receive errors",
+            dcgm=Exported("DCGM_FI_DEV_NVLINK_COUNT_RX_ERRORS", 1206),
+        ),
+        _count(
+            "nvlink_integrity_errors",
+            "NVLink integrity errors",
+            dcgm=Exported("DCGM_FI_DEV_NVLINK_COUNT_LOCAL_LINK_INTEGRITY_ERRORS", 1209),
+        ),
+        _count(
+            "nvlink_recovery_failures",
+            "NVLink recoveries that failed",
+            dcgm=Exported("DCGM_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS", 1212),
+        ),
     ),
 )
 
