@@ -2,9 +2,11 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from django.utils.translation import gettext_lazy as _
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 
 from dcops.env import SettingError, env_bool, env_int, env_list, env_str
 
@@ -76,33 +78,27 @@ TEMPLATES = [
 
 
 def database(url: str) -> dict[str, Any]:
-    """Turn postgresql://user:password@host:port/name (host may be a percent-encoded socket directory) into Django's form.
+    """Turn a PostgreSQL URL (host may be a percent-encoded socket directory; ?sslmode=… is kept) into Django's form.
 
-    Raises SettingError for any other scheme.
+    Raises SettingError for any other scheme, or a URL that PostgreSQL's own library cannot read.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise SettingError(
-            "DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses."
-        )
-    return {
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise SettingError("DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses.")
+    try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
+    except ProgrammingError:
+        raise SettingError("DCOPS_DATABASE_URL cannot be read. Write postgresql://user:password@host:5432/dcops.") from None
+    found = {key: parts.pop(name, "") for key, name in _DJANGO_NAMES.items()}
+    pool = {"min_size": 1, "max_size": env_int("DCOPS_DATABASE_POOL", 8, 1), "timeout": 10}
+    return found | {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": unquote(parts.path.lstrip("/")),
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": unquote(parts.hostname or ""),
-        "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 0,
         "ATOMIC_REQUESTS": False,
-        "OPTIONS": {
-            "pool": {
-                "min_size": 1,
-                "max_size": env_int("DCOPS_DATABASE_POOL", 8, 1),
-                "timeout": 10,
-            }
-        },
+        "OPTIONS": {**parts, "pool": pool},
     }
 
+
+_DJANGO_NAMES = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
 
 DATABASE_URL = env_str("DCOPS_DATABASE_URL")
 DATABASES = {"default": database(DATABASE_URL)}
