@@ -1,0 +1,1 @@
+"""Nodes and their GPUs: how they join, what they are, and whether they are trusted."""

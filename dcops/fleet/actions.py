@@ -1,0 +1,399 @@
+"""Writes of the fleet: tokens, joining, trust, names, inventories. Each is one transaction with its audit row."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils.translation import gettext as _
+
+from dcops import live
+from dcops.access import serverkey
+from dcops.access.actor import Action, Actor, require
+from dcops.access.credentials import digest, issue
+from dcops.audit import actions as audit
+from dcops.domain.errors import Conflict, Invalid, NotFound
+from dcops.domain.nodes import MOVES, NodeState, Verb, is_name, name_from_host, numbered
+from dcops.fleet import queries
+from dcops.fleet.enrol import clean, read_public_key
+from dcops.fleet.errors import ForeignGpu, JoinRefused
+from dcops.fleet.models import Gpu, JoinToken, Node
+from dcops.wire.frames import GpuIdentity, HostIdentity, Inventory, RefusalCode
+from dcops.wire.identity import JoinAnswer, JoinRequest
+from dcops.wire.identity import JoinToken as TokenText
+
+DEFAULT_TOKEN_TTL_S = 300
+MAX_TOKEN_TTL_S = 1800
+MAX_SIMULATED_USES = 10_000
+GPU_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,95}")
+HOLDS_FOR = timedelta(seconds=60)
+
+
+# -- tokens -------------------------------------------------------------------------------------------------------
+
+
+def create_join_token(
+    actor: Actor,
+    *,
+    ttl_s: int = DEFAULT_TOKEN_TTL_S,
+    node_name: str | None = None,
+    auto_approve: bool = False,
+    uses: int = 1,
+    simulated: bool = False,
+    now: datetime,
+) -> str:
+    """Make a token that lets a machine join and return its text, which is shown this once.
+
+    `node_name` binds it to a name; naming a node that exists gives that node a new key. Raises Forbidden or Invalid.
+    """
+    require(actor, Action.ADMINISTER)
+    _check_token(ttl_s=ttl_s, node_name=node_name, uses=uses, simulated=simulated)
+    key = serverkey.load(settings.SERVER_KEY_FILE)
+    issued = issue()
+    with transaction.atomic():
+        token = JoinToken.objects.create(
+            id=issued.id,
+            secret_sha256=issued.sha256,
+            node_name=node_name or "",
+            auto_approve=auto_approve,
+            simulated=simulated,
+            uses_left=uses,
+            created_at=now,
+            created_by=actor.name,
+            expires_at=now + timedelta(seconds=ttl_s),
+        )
+        audit.record(
+            actor,
+            "join_token.create",
+            object_type="join_token",
+            object_id=token.id,
+            object_name=token.node_name,
+            after={
+                "ttl_s": ttl_s,
+                "auto_approve": auto_approve,
+                "uses": uses,
+                "simulated": simulated,
+            },
+            now=now,
+        )
+    return str(TokenText(key.pin, issued.id, issued.secret))
+
+
+def _check_token(*, ttl_s: int, node_name: str | None, uses: int, simulated: bool) -> None:
+    if not 1 <= ttl_s <= MAX_TOKEN_TTL_S:
+        raise Invalid(
+            _("A join token lives 1 to %(max)s seconds.") % {"max": MAX_TOKEN_TTL_S}, field="ttl_s"
+        )
+    if uses != 1 and not (simulated and 1 <= uses <= MAX_SIMULATED_USES):
+        raise Invalid(
+            _("A join token is for one node. Only a simulated hall may share one."), field="uses"
+        )
+    if node_name and not is_name(node_name):
+        raise Invalid(_name_rule(), field="node_name")
+    if node_name and uses != 1:
+        raise Invalid(_("A token for several nodes cannot name one."), field="node_name")
+
+
+def _name_rule() -> str:
+    return _("A node name has 1 to 63 of a-z, 0-9 and hyphens inside.")
+
+
+# -- joining ------------------------------------------------------------------------------------------------------
+
+
+def join_node(request: JoinRequest, *, source_ip: str, now: datetime) -> JoinAnswer:
+    """Bind the machine's key to a node, using up its token. A repeated request (its reply was lost) gets the same answer.
+
+    Raises JoinRefused; the token stays good unless the machine is in.
+    """
+    public_key = read_public_key(request.public_key)
+    try:
+        with transaction.atomic():
+            return _join(request, public_key, source_ip, now)
+    except IntegrityError:
+        raise JoinRefused(
+            RefusalCode.BUSY, _("Another machine joined at the same moment. Try again.")
+        ) from None
+
+
+def _join(request: JoinRequest, public_key: bytes, source_ip: str, now: datetime) -> JoinAnswer:
+    known = Node.objects.filter(public_key=public_key).select_related("join_token").first()
+    if known is not None:
+        return _answer_again(known, request, now)
+    token = _use_up(request, now)
+    if token.simulated != request.simulated:
+        raise JoinRefused(
+            RefusalCode.TOKEN,
+            _("Simulated nodes need a token made for a simulated hall, real ones another."),
+        )
+    state = NodeState.APPROVED if token.auto_approve else NodeState.PENDING
+    bound = Node.objects.filter(name=token.node_name).first() if token.node_name else None
+    node = _rekey(bound, token) if bound else Node(name=_free_name(token, request.hostname))
+    before = {"state": bound.state} if bound else None
+    node.state = state
+    node.state_reason = ""
+    node.state_changed_at = node.enrolled_at = now
+    node.simulated = token.simulated
+    node.public_key = public_key
+    node.join_token = token
+    node.hostname, node.machine_id = clean(request.hostname), clean(request.machine_id)
+    node.save()
+    audit.record(
+        Actor("node", str(node.uuid), node.name, auth_method="join token", source_ip=source_ip),
+        "node.rejoin" if bound else "node.join",
+        object_type="node",
+        object_id=node.uuid,
+        object_name=node.name,
+        before=before,
+        after={"state": state, "join_token": token.id, "simulated": node.simulated},
+        now=now,
+    )
+    live.publish_on_commit(live.NodeChanged(str(node.uuid)))
+    return _answer(node)
+
+
+def _answer(node: Node) -> JoinAnswer:
+    return JoinAnswer(str(node.uuid), node.name, str(node.state))
+
+
+def _answer_again(node: Node, request: JoinRequest, now: datetime) -> JoinAnswer:
+    token = node.join_token
+    if (token.id, bytes(token.secret_sha256)) != (request.token_id, digest(request.secret)):
+        raise JoinRefused(
+            RefusalCode.IDENTITY,
+            _(
+                "This key already belongs to a node. Remove the agent's state directory to join anew."
+            ),
+        )
+    if token.expires_at <= now or node.state == NodeState.REVOKED:
+        raise _bad_token()
+    return _answer(node)
+
+
+def _bad_token() -> JoinRefused:
+    # One sentence for unknown, used and expired: whoever guesses learns nothing.
+    return JoinRefused(
+        RefusalCode.TOKEN,
+        _("This join token is unknown, used or expired. Make a new one with `dcops node token`."),
+    )
+
+
+def _use_up(request: JoinRequest, now: datetime) -> JoinToken:
+    """Take one use of the token. Of any number of requests at once, only as many as it has uses get past here."""
+    taken = JoinToken.objects.filter(
+        id=request.token_id,
+        secret_sha256=digest(request.secret),
+        uses_left__gt=0,
+        expires_at__gt=now,
+    ).update(uses_left=F("uses_left") - 1, used_at=now)
+    if taken != 1:
+        raise _bad_token()
+    return JoinToken.objects.get(id=request.token_id)
+
+
+def _rekey(node: Node, token: JoinToken) -> Node:
+    if node.simulated != token.simulated:
+        raise JoinRefused(
+            RefusalCode.TOKEN, _("A simulated and a real node cannot take each other's name.")
+        )
+    return node
+
+
+def _free_name(token: JoinToken, hostname: str) -> str:
+    """Return the bound name, or the host's, numbered where others have it already."""
+    wanted = token.node_name or name_from_host(hostname)
+    taken = set(Node.objects.filter(name__startswith=wanted[:50]).values_list("name", flat=True))
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = numbered(wanted, number)
+    return name
+
+
+# -- trust and names ----------------------------------------------------------------------------------------------
+
+
+def approve_node(actor: Actor, *, name: str, reason: str = "", now: datetime) -> Node:
+    """Let a pending or quarantined node take jobs. Raises NotFound, Forbidden, Conflict."""
+    node = queries.get_node(actor, name, need=Action.ADMINISTER)
+    return _move(actor, node, Verb.APPROVE, reason, now)
+
+
+def revoke_node(actor: Actor, *, name: str, reason: str = "", now: datetime) -> Node:
+    """Stop trusting a node's key, for good; ingest ends its link within seconds. Raises NotFound, Forbidden, Conflict."""
+    node = queries.get_node(actor, name, need=Action.ADMINISTER)
+    return _move(actor, node, Verb.REVOKE, reason, now)
+
+
+def quarantine_node(actor: Actor, *, name: str, reason: str, now: datetime) -> Node:
+    """Keep a node's telemetry but give it nothing to do. Raises NotFound, Forbidden, Conflict."""
+    node = queries.get_node(actor, name, need=Action.OPERATE)
+    return _move(actor, node, Verb.QUARANTINE, reason, now)
+
+
+def _move(actor: Actor, node: Node, verb: Verb, reason: str, now: datetime) -> Node:
+    sources, target = MOVES[verb]
+    with transaction.atomic():
+        before = NodeState(node.state)
+        if before not in sources or not _update_state(node, before, target, reason, now):
+            raise Conflict(
+                _("%(node)s is %(state)s now. Look at it again before you decide.")
+                % {"node": node.name, "state": Node.objects.get(pk=node.pk).state}
+            )
+        audit.record(
+            actor,
+            f"node.{verb}",
+            object_type="node",
+            object_id=node.uuid,
+            object_name=node.name,
+            before={"state": before},
+            after={"state": target},
+            reason=reason,
+            now=now,
+        )
+        live.publish_on_commit(live.NodeChanged(str(node.uuid)))
+    node.state, node.state_reason, node.state_changed_at = target, reason, now
+    return node
+
+
+def _update_state(
+    node: Node, before: NodeState, target: NodeState, reason: str, now: datetime
+) -> bool:
+    guarded = Node.objects.filter(pk=node.pk, state=before)
+    return guarded.update(state=target, state_reason=reason, state_changed_at=now) == 1
+
+
+def rename_node(actor: Actor, *, name: str, new_name: str, now: datetime) -> Node:
+    """Give a node another name; its identity and history stay. Raises NotFound, Forbidden, Invalid, Conflict."""
+    node = queries.get_node(actor, name, need=Action.OPERATE)
+    if not is_name(new_name):
+        raise Invalid(_name_rule(), field="new_name")
+    try:
+        with transaction.atomic():
+            if Node.objects.filter(pk=node.pk, name=name).update(name=new_name) != 1:
+                raise NotFound(_("There is no such node."))
+            audit.record(
+                actor,
+                "node.rename",
+                object_type="node",
+                object_id=node.uuid,
+                object_name=new_name,
+                before={"name": name},
+                after={"name": new_name},
+                now=now,
+            )
+            live.publish_on_commit(live.NodeChanged(str(node.uuid)))
+    except IntegrityError:
+        raise Conflict(_("Another node has that name. Choose a different one.")) from None
+    node.name = new_name
+    return node
+
+
+# -- what agents report -------------------------------------------------------------------------------------------
+
+
+def note_link(node_id: int, *, boot_id: str, agent_version: str, now: datetime) -> None:
+    """Remember a new link of a node. A fact the agent states, not a decision: no audit row."""
+    Node.objects.filter(pk=node_id).update(
+        boot_id=clean(boot_id), agent_version=clean(agent_version), last_seen_at=now
+    )
+
+
+def note_alive(node_ids: Iterable[int], now: datetime) -> None:
+    """Remember that these nodes have a link now; ingest says so every 20 s or oftener, for all its links at once."""
+    Node.objects.filter(pk__in=list(node_ids)).update(last_seen_at=now)
+
+
+def record_inventory(node_id: int, inventory: Inventory, now: datetime) -> list[int]:
+    """Store what the node is and return its GPUs' int4 ids, in the inventory's order. Writes an audit row on change.
+
+    A GPU that another node held moves here, unless that node was seen within HOLDS_FOR: then ForeignGpu, and nothing is
+    stored. Raises Invalid for a list that names one UUID twice.
+    """
+    uuids = [gpu.uuid for gpu in inventory.gpus]
+    if len(set(uuids)) != len(uuids) or not all(GPU_UUID.fullmatch(uuid) for uuid in uuids):
+        raise Invalid(_("The inventory names a GPU twice or without a proper UUID."), field="gpus")
+    with transaction.atomic():
+        node = Node.objects.select_for_update().get(pk=node_id)
+        held = {
+            gpu.uuid: gpu
+            for gpu in Gpu.objects.select_for_update(of=("self",))
+            .select_related("node")
+            .filter(uuid__in=uuids)
+            .order_by("uuid")
+        }
+        for gpu in held.values():
+            _check_move(gpu, node, now)
+        before = _summary(node)
+        _store_host(node, inventory.host, now)
+        _store_gpus(node, inventory.gpus, held, now)
+        after = _summary(node)
+        if before != after:
+            _record_inventory_change(node, before, after, now)
+        ids = dict(Gpu.objects.filter(uuid__in=uuids).values_list("uuid", "id"))
+    return [ids[uuid] for uuid in uuids]
+
+
+def _check_move(gpu: Gpu, node: Node, now: datetime) -> None:
+    holder = gpu.node
+    if holder.pk == node.pk or not gpu.present or holder.state == NodeState.REVOKED:
+        return
+    if holder.last_seen_at is not None and now - holder.last_seen_at < HOLDS_FOR:
+        raise ForeignGpu(
+            _("GPU %(uuid)s belongs to %(holder)s, which is connected now.")
+            % {"uuid": gpu.uuid, "holder": holder.name},
+            uuid=gpu.uuid,
+            holder=holder.name,
+        )
+
+
+def _summary(node: Node) -> dict[str, Any]:
+    """Return what an audit row keeps of a node's inventory: its host's identity and its GPUs."""
+    host = {name: getattr(node, name) for name in HostIdentity.__struct_fields__}
+    present = Gpu.objects.filter(node=node, present=True).order_by("uuid")
+    return {"host": host, "gpus": list(present.values_list("uuid", flat=True))}
+
+
+def _store_host(node: Node, host: HostIdentity, now: datetime) -> None:
+    for name, value in msgspec.structs.asdict(host).items():
+        setattr(node, name, clean(value))
+    node.inventory_at = node.last_seen_at = now
+    node.save(update_fields=[*HostIdentity.__struct_fields__, "inventory_at", "last_seen_at"])
+
+
+def _store_gpus(node: Node, gpus: list[GpuIdentity], held: dict[str, Gpu], now: datetime) -> None:
+    Gpu.objects.filter(node=node, present=True).exclude(uuid__in=[g.uuid for g in gpus]).update(
+        present=False
+    )
+    fields = [*GpuIdentity.__struct_fields__, "node", "present", "last_seen_at"]
+    rows = []
+    for identity in gpus:
+        row = held.get(identity.uuid) or Gpu(first_seen_at=now)
+        for name, value in msgspec.structs.asdict(identity).items():
+            setattr(row, name, clean(value))
+        row.node, row.present, row.last_seen_at = node, True, now
+        rows.append(row)
+    new = [row for row in rows if row.pk is None]
+    Gpu.objects.bulk_create(new)
+    fields.remove("uuid")
+    Gpu.objects.bulk_update([row for row in rows if row.pk is not None and row not in new], fields)
+
+
+def _record_inventory_change(
+    node: Node, before: dict[str, Any], after: dict[str, Any], now: datetime
+) -> None:
+    audit.record(
+        Actor("node", str(node.uuid), node.name, auth_method="node key"),
+        "node.inventory",
+        object_type="node",
+        object_id=node.uuid,
+        object_name=node.name,
+        before=before,
+        after=after,
+        now=now,
+    )
+    live.publish_on_commit(live.NodeChanged(str(node.uuid)))
