@@ -10,6 +10,7 @@ from django.utils.crypto import constant_time_compare
 from dcops.access.actor import Action, Actor, Role, lowest, require
 from dcops.access.credentials import digest
 from dcops.access.models import ApiToken, SignInThrottle, User
+from dcops.audit.models import AuditEvent
 
 TOKEN_PREFIX = "dcops_pat_"  # noqa: S105 - a public marker, not a secret
 
@@ -92,3 +93,12 @@ def get_user(actor: Actor, username: str) -> User | None:
     """Return a person by name, for administrators. Raises Forbidden."""
     require(actor, Action.ADMINISTER)
     return User.objects.filter(username=username).first()
+
+
+def page_of_audit(actor: Actor, *, before_id: int | None = None, limit: int) -> list[AuditEvent]:
+    """Return up to `limit` audit rows, newest first, older than `before_id`. Raises Forbidden."""
+    require(actor, Action.READ_AUDIT)
+    rows = AuditEvent.objects.order_by("-id")
+    if before_id is not None:
+        rows = rows.filter(id__lt=before_id)
+    return list(rows[:limit])

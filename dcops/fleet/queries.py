@@ -105,6 +105,18 @@ def get_node(actor: Actor, name: str, need: Action = Action.VIEW) -> Node:
     return node
 
 
+def counted_node(actor: Actor, name: str) -> Node:
+    """Return a node by name with `gpu_count`. Raises NotFound."""
+    node = _counted(visible_nodes(actor)).filter(name=name).first()
+    if node is None:
+        raise NotFound(_("There is no such node."))
+    return node
+
+
+def _counted(nodes: QuerySet[Node]) -> QuerySet[Node]:
+    return nodes.annotate(gpu_count=Count("gpus", filter=Q(gpus__present=True)))
+
+
 def get_gpu(actor: Actor, uuid: str, need: Action = Action.VIEW) -> Gpu:
     """Return a GPU by UUID, with its node. Raises NotFound if there is none to see, Forbidden as get_node does."""
     gpu = visible_gpus(actor).filter(uuid=uuid).first()
@@ -122,8 +134,7 @@ def page_of_nodes(
     nodes = visible_nodes(actor).filter(name__gt=after)
     if state is not None:
         nodes = nodes.filter(state=state)
-    counted = nodes.annotate(gpu_count=Count("gpus", filter=Q(gpus__present=True)))
-    return list(counted[:limit])
+    return list(_counted(nodes)[:limit])
 
 
 def page_of_gpus(actor: Actor, *, after: str = "", limit: int, node: str = "") -> list[Gpu]:

@@ -1,10 +1,11 @@
 """Bring a database to the code's schema, as its owner. Run as a program so that the runtime never holds the owner's rights."""
 
-import importlib.util
 import os
 import sys
+from pathlib import Path
 
 from dcops.env import SettingError, env_str
+from dcops.local.errors import LocalError
 
 
 def pending() -> bool:
@@ -36,20 +37,55 @@ def set_up_django_as_owner() -> str:
 
 
 def migrate(verbosity: int = 1) -> None:
-    """Migrate the database of DCOPS_OWNER_DATABASE_URL and bring the telemetry columns in line with the metric registry."""
-    owner_url = set_up_django_as_owner()
+    """Migrate the database Django is set up with, as its owner, and bring the telemetry columns in line with the registry."""
+    from django.conf import settings
     from django.core.management import call_command
 
     from dcops.local.postgres import grant_defaults
+    from dcops.telemetry.actions import sync_schema
 
-    grant_defaults(owner_url)
+    grant_defaults(settings.DATABASE_URL)
     call_command("migrate", verbosity=verbosity, interactive=False, skip_checks=True)
-    if importlib.util.find_spec("dcops.telemetry.actions"):
-        importlib.import_module("dcops.telemetry.actions").sync_schema()
+    sync_schema()
+
+
+def prepare(backup_dir: Path, backup_key: Path) -> None:
+    """What `dcops up` needs before its programs start: a checked configuration, the schema, the static files.
+
+    A database that holds data and lacks migrations is backed up first.
+    """
+    from django.core.management import call_command
+
+    call_command("check", tags=["security"], verbosity=0)
+    if pending():
+        if not is_new():
+            _back_up(backup_dir, backup_key)
+        migrate(verbosity=0)
+    call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
+
+
+def _back_up(directory: Path, key_file: Path) -> None:
+    from django.conf import settings
+
+    from dcops import clock
+    from dcops.local import backup
+
+    path = directory / f"before-migration-{clock.now():%Y%m%dT%H%M%SZ}.dcops"
+    backup.write(settings.DATABASE_URL, path, key_file, now=clock.now())
+    print(f"The database is older than the code. Backed up to {path} before migrating.", flush=True)  # noqa: T201
+
+
+def main(arguments: list[str]) -> None:
+    """`prepare BACKUP_DIR BACKUP_KEY`, or nothing to migrate only."""
+    try:
+        set_up_django_as_owner()
+        if arguments[:1] == ["prepare"]:
+            prepare(Path(arguments[1]), Path(arguments[2]))
+        else:
+            migrate(verbosity=int(os.environ.get("DCOPS_MIGRATE_VERBOSITY", "1")))
+    except (SettingError, LocalError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    try:
-        migrate(int(os.environ.get("DCOPS_MIGRATE_VERBOSITY", "1")))
-    except SettingError as error:
-        sys.exit(str(error))
+    main(sys.argv[1:])
