@@ -1,0 +1,1 @@
+"""Telemetry: what nodes report, from the socket to the chart."""
