@@ -41,10 +41,11 @@ class Want(msgspec.Struct, array_like=True, frozen=True):
 class GpuReport(msgspec.Struct, array_like=True, frozen=True):
     """What the GPUs answered.
 
-    uuids: the GPUs that the driver lists now; [] with `problem` set if there is no driver to ask.
-    sample, health: UUID -> readings in the order of GPU_SAMPLE.metrics / GPU_HEALTH.metrics; a lost GPU is absent.
+    uuids: the GPUs that answer, in the driver's order; [] with `problem` set if there is no driver to ask.
+    lost: UUID -> why, of those that the driver lists but no longer reaches.
+    sample, health: UUID -> readings in the order of GPU_SAMPLE.metrics / GPU_HEALTH.metrics.
     at_us: when the readings were taken, microseconds since 1970.
-    identities: filled when asked for, and unasked after the set of GPUs or the driver changed.
+    identities: filled when asked for, and unasked after the set of GPUs or the driver changed; findings come with them.
     """
 
     at_us: int
@@ -56,6 +57,8 @@ class GpuReport(msgspec.Struct, array_like=True, frozen=True):
     driver: Driver = Driver()
     events: list[Event] = []
     problem: Finding | None = None
+    lost: dict[str, str] = {}
+    findings: list[Finding] = []
 
 
 class GpuSource(Protocol):
