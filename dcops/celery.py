@@ -46,6 +46,7 @@ app.conf.beat_schedule = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "expired": {"task": "access.forget_expired", "schedule": 3600.0, "options": {"expires": 3600}},
     "silent-nodes": {
         "task": "telemetry.note_silent_nodes",
         "schedule": 5.0,

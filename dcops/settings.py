@@ -19,6 +19,7 @@ ALLOWED_HOSTS = env_list("DCOPS_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 PUBLIC_URL = env_str("DCOPS_PUBLIC_URL", "http://localhost:8000")
 SECURE_TRANSPORT = PUBLIC_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+CSRF_FAILURE_VIEW = "dashboards.pages.refusals.csrf_failure"
 
 # The server's Ed25519 identity key (PEM, PKCS8) that join tokens pin, and the CA certificate it vouches for, if any.
 SERVER_KEY_FILE = Path(env_str("DCOPS_SERVER_KEY_FILE", str(DATA_DIR / "server-key.pem")))

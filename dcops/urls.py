@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from dashboards.pages import account
+from dashboards.pages import account, refusals
 from dcops import health
 from dcops.api import api
 
@@ -18,3 +18,8 @@ urlpatterns = [
     path("set-up/<str:link>", account.open_set_up, name="set-up-link"),
     path("", include("dashboards.urls")),
 ]
+
+handler400 = refusals.unreadable
+handler403 = refusals.forbidden
+handler404 = refusals.missing
+handler500 = refusals.broken

@@ -14,7 +14,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from dcops import clock
-from dcops.access import actions
+from dcops.access import actions, queries
 from dcops.access.actor import of_request
 from dcops.domain.errors import Refused, TooMany
 
@@ -132,7 +132,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 @require_safe
 def open_set_up(request: HttpRequest, link: str) -> HttpResponse:
     """Take a set-up link out of the address (history, referrer, logs) into the session, and go to its form."""
-    if actions.is_setup_link(link, clock.now()):
+    if queries.is_setup_link(link, clock.now()):
         request.session[LINK_IN_SESSION] = link
         request.session.set_expiry(actions.SETUP_LINK_TTL_S)
         return redirect("set-up")
@@ -145,7 +145,7 @@ def open_set_up(request: HttpRequest, link: str) -> HttpResponse:
 def set_up(request: HttpRequest) -> HttpResponse:
     """Make an administrator for whoever came by a good link, and sign them in."""
     link = request.session.get(LINK_IN_SESSION, "")
-    if not actions.is_setup_link(link, clock.now()):
+    if not queries.is_setup_link(link, clock.now()):
         return render(request, "pages/set_up.html", {"form": None}, status=404)
     form = SetUpForm(request.POST or None)
     if request.method == "POST" and form.is_valid():

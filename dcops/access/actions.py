@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth import authenticate
 from django.contrib.auth.password_validation import validate_password
+from django.contrib.sessions.models import Session
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, transaction
 from django.utils.translation import gettext as _
@@ -57,14 +58,6 @@ def create_setup_link(actor: Actor, *, ttl_s: int = SETUP_LINK_TTL_S, now: datet
             now=now,
         )
     return f"/set-up/{issued.id}.{issued.secret}"
-
-
-def is_setup_link(text: str, now: datetime) -> bool:
-    """Whether this id.secret would still make an administrator."""
-    link_id, _dot, secret = text.partition(".")
-    return SetupLink.objects.filter(
-        id=link_id, secret_sha256=digest(secret), used_at=None, expires_at__gt=now
-    ).exists()
 
 
 def use_setup_link(
@@ -219,7 +212,6 @@ def _note_failure(
         request_id=request_id,
     )
     with transaction.atomic():
-        SignInThrottle.objects.filter(window_ends_at__lt=now).delete()
         store.count_failure(connection, key, now, now + THROTTLE_WINDOW)
         audit.record(
             actor,
@@ -244,6 +236,12 @@ def sign_out(actor: Actor, *, now: datetime) -> None:
             object_name=actor.name,
             now=now,
         )
+
+
+def forget_expired(*, now: datetime) -> None:
+    """Remove sessions and throttles that are over; they meant nothing any more, so no audit row."""
+    Session.objects.filter(expire_date__lt=now).delete()
+    SignInThrottle.objects.filter(window_ends_at__lt=now).delete()
 
 
 def change_password(

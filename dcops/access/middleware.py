@@ -87,13 +87,22 @@ def refuse(request: HttpRequest, error: Refused) -> HttpResponse:
     """Answer a refusal, as JSON to programs and as a page to people; one for lack of rights is written down first."""
     actor = getattr(request, "actor", None)
     if isinstance(error, Forbidden) and isinstance(actor, Actor):
-        action = f"http.{(request.method or '').lower()}"
-        actions.record_denial(actor, action=action, path=request.path_info, now=clock.now())
+        error = _denied(request, actor, error)
     if request.path_info.startswith(FOR_PROGRAMS) or isinstance(error, Unavailable):
         return error_response(error)
     return render(
         request, "pages/refused.html", {"message": error.message}, status=status_of(error)
     )
+
+
+def _denied(request: HttpRequest, actor: Actor, error: Refused) -> Refused:
+    action = f"http.{(request.method or '').lower()}"
+    try:
+        actions.record_denial(actor, action=action, path=request.path_info, now=clock.now())
+    except DatabaseError as problem:
+        logger.error("denial not written down: %s", problem)
+        return away()
+    return error
 
 
 def find_actor(request: HttpRequest) -> Actor | None:

@@ -9,7 +9,7 @@ from django.utils.crypto import constant_time_compare
 
 from dcops.access.actor import Action, Actor, Role, lowest, require
 from dcops.access.credentials import digest
-from dcops.access.models import ApiToken, SignInThrottle, User
+from dcops.access.models import ApiToken, SetupLink, SignInThrottle, User
 from dcops.audit.models import AuditEvent
 
 TOKEN_PREFIX = "dcops_pat_"  # noqa: S105 - a public marker, not a secret
@@ -18,6 +18,14 @@ TOKEN_PREFIX = "dcops_pat_"  # noqa: S105 - a public marker, not a secret
 def needs_setup() -> bool:
     """Whether nobody can administer this dcops yet."""
     return not User.objects.filter(role=Role.ADMINISTRATOR, is_active=True).exists()
+
+
+def is_setup_link(text: str, now: datetime) -> bool:
+    """Whether this id.secret would still make an administrator."""
+    link_id, _dot, secret = text.partition(".")
+    return SetupLink.objects.filter(
+        id=link_id, secret_sha256=digest(secret), used_at=None, expires_at__gt=now
+    ).exists()
 
 
 def actor_of_user(

@@ -29,7 +29,8 @@ from dcops.wire.identity import JoinToken as TokenText
 DEFAULT_TOKEN_TTL_S = 300
 MAX_TOKEN_TTL_S = 1800
 MAX_SIMULATED_USES = 10_000
-GPU_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,95}")
+GPU_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,95}")
+JOIN_ATTEMPTS = 5
 HOLDS_FOR = timedelta(seconds=60)
 
 
@@ -111,13 +112,15 @@ def join_node(request: JoinRequest, *, source_ip: str, now: datetime) -> JoinAns
     Raises JoinRefused; the token stays good unless the machine is in.
     """
     public_key = read_public_key(request.public_key)
-    try:
-        with transaction.atomic():
-            return _join(request, public_key, source_ip, now)
-    except IntegrityError:
-        raise JoinRefused(
-            RefusalCode.BUSY, _("Another machine joined at the same moment. Try again.")
-        ) from None
+    for _attempt in range(JOIN_ATTEMPTS):
+        try:
+            with transaction.atomic():
+                return _join(request, public_key, source_ip, now)
+        except IntegrityError:  # another machine took the same free name meanwhile
+            continue
+    raise JoinRefused(
+        RefusalCode.BUSY, _("Other machines join with the same name just now. Try again.")
+    )
 
 
 def _join(request: JoinRequest, public_key: bytes, source_ip: str, now: datetime) -> JoinAnswer:
@@ -317,24 +320,30 @@ def record_inventory(node_id: int, inventory: Inventory, now: datetime) -> list[
     uuids = [gpu.uuid for gpu in inventory.gpus]
     if len(set(uuids)) != len(uuids) or not all(GPU_UUID.fullmatch(uuid) for uuid in uuids):
         raise Invalid(_("The inventory names a GPU twice or without a proper UUID."), field="gpus")
-    with transaction.atomic():
-        node = Node.objects.select_for_update().get(pk=node_id)
-        held = {
-            gpu.uuid: gpu
-            for gpu in Gpu.objects.select_for_update(of=("self",))
-            .select_related("node")
-            .filter(uuid__in=uuids)
-            .order_by("uuid")
-        }
-        for gpu in held.values():
-            _check_move(gpu, node, now)
-        before = _summary(node)
-        _store_host(node, inventory.host, now)
-        _store_gpus(node, inventory.gpus, held, now)
-        after = _summary(node)
-        if before != after:
-            _record_inventory_change(node, before, after, now)
-        ids = dict(Gpu.objects.filter(uuid__in=uuids).values_list("uuid", "id"))
+    try:
+        return _record_inventory(node_id, inventory, uuids, now)
+    except (
+        IntegrityError
+    ):  # another node brought the same new GPU meanwhile: now its row is there to judge
+        return _record_inventory(node_id, inventory, uuids, now)
+
+
+@transaction.atomic
+def _record_inventory(
+    node_id: int, inventory: Inventory, uuids: list[str], now: datetime
+) -> list[int]:
+    node = Node.objects.select_for_update().get(pk=node_id)
+    rows = Gpu.objects.select_for_update(of=("self",)).select_related("node")
+    held = {gpu.uuid: gpu for gpu in rows.filter(uuid__in=uuids).order_by("uuid")}
+    for gpu in held.values():
+        _check_move(gpu, node, now)
+    before = _summary(node)
+    _store_host(node, inventory.host, now)
+    _store_gpus(node, inventory.gpus, held, now)
+    after = _summary(node)
+    if before != after:
+        _record_inventory_change(node, before, after, now)
+    ids = dict(Gpu.objects.filter(uuid__in=uuids).values_list("uuid", "id"))
     return [ids[uuid] for uuid in uuids]
 
 
@@ -369,7 +378,6 @@ def _store_gpus(node: Node, gpus: list[GpuIdentity], held: dict[str, Gpu], now: 
     Gpu.objects.filter(node=node, present=True).exclude(uuid__in=[g.uuid for g in gpus]).update(
         present=False
     )
-    fields = [*GpuIdentity.__struct_fields__, "node", "present", "last_seen_at"]
     rows = []
     for identity in gpus:
         row = held.get(identity.uuid) or Gpu(first_seen_at=now)
@@ -377,10 +385,10 @@ def _store_gpus(node: Node, gpus: list[GpuIdentity], held: dict[str, Gpu], now: 
             setattr(row, name, clean(value))
         row.node, row.present, row.last_seen_at = node, True, now
         rows.append(row)
-    new = [row for row in rows if row.pk is None]
-    Gpu.objects.bulk_create(new)
-    fields.remove("uuid")
-    Gpu.objects.bulk_update([row for row in rows if row.pk is not None and row not in new], fields)
+    changing = [name for name in GpuIdentity.__struct_fields__ if name != "uuid"]
+    known = [row for row in rows if row.pk is not None]
+    Gpu.objects.bulk_update(known, [*changing, "node", "present", "last_seen_at"])
+    Gpu.objects.bulk_create([row for row in rows if row.pk is None])
 
 
 def _record_inventory_change(
