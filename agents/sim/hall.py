@@ -27,7 +27,6 @@ NODES_PER_BLOCK = 50
 CONNECTS_AT_ONCE = 32
 XIDS_PER_HOUR = 20.0
 SILENCE_EVERY_S = 180.0
-RETRY_S = (0.5, 15.0)
 MEMORY_BYTES = 1 << 30
 RECORD_BYTES_ABOUT = 2600  # a record of 8 GPUs and what Python keeps beside it
 JOURNAL_HEAD = struct.Struct("<I32sQI")  # node, spool id, seq, bytes of payload
@@ -46,6 +45,7 @@ class Options:
     silence_s: tuple[float, float] = (45.0, 150.0)
     journal: Path | None = None
     memory_bytes: int = MEMORY_BYTES
+    retry_s: tuple[float, float] = (0.5, 15.0)
 
 
 class Tally:
@@ -122,7 +122,7 @@ class Hall:
     def _close(self) -> None:
         for link in self.links:
             if link.connection is not None:
-                link.connection.close("the hall closes")
+                link.connection.leave()
         if self._journal is not None:
             self._journal.close()
 
@@ -208,7 +208,8 @@ class Hall:
 
     async def _keep_connected(self, index: int) -> None:
         """Connect, stay, and connect again with growing, jittered pauses, until the server says never."""
-        link, pause = self.links[index], RETRY_S[0]
+        link, (shortest, longest) = self.links[index], self._options.retry_s
+        pause = shortest
         while True:
             await self._while_silent(index)
             started = time.monotonic()
@@ -217,7 +218,7 @@ class Hall:
             self.tally.reasons[reason] += 1
             if final:
                 return
-            pause = RETRY_S[0] if time.monotonic() - started > 10 else min(pause * 2, RETRY_S[1])
+            pause = shortest if time.monotonic() - started > 10 else min(pause * 2, longest)
             await asyncio.sleep(max(retry_after_s, self._random.uniform(pause / 2, pause)))
 
     async def _connect_once(self, link: SimulatedLink) -> tuple[str, float, bool]:

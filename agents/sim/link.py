@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from websockets.client import ClientProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
@@ -124,9 +125,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the WebSocket."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a stream transport is needed")
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self._socket.send_request(self._socket.connect())
         self._flush()
 
@@ -223,7 +222,7 @@ class Connection(asyncio.Protocol):
             if spool.spool_id == refusal.spool_id and refusal.code in HOPELESS:
                 spool.discard(refusal.ranges)
         if refusal.code not in HOPELESS:
-            self._wait(max(refusal.retry_after_s, 1.0))
+            self._wait(refusal.retry_after_s or 1.0)
 
     def _wait(self, seconds: float) -> None:
         """Send nothing for a while, then everything unanswered again."""
@@ -265,6 +264,14 @@ class Connection(asyncio.Protocol):
         self._ended(reason)
         if self._transport is not None:
             self._transport.abort()
+
+    def leave(self) -> None:
+        """Say goodbye and end the connection."""
+        if self._socket.state is State.OPEN:
+            self._socket.send_close(CloseCode.GOING_AWAY)
+            self._flush()
+        if self._transport is not None:
+            self._transport.close()
 
     def _ended(self, reason: str) -> None:
         if not self.closed.done():
