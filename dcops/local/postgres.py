@@ -71,6 +71,8 @@ def grant_defaults(owner_url: str) -> None:
 class EmbeddedPostgres:
     """The server of one data directory. start() makes what is missing; a start after a crash recovers by itself."""
 
+    name = "PostgreSQL"
+
     def __init__(self, data_dir: Path, *, settings: dict[str, str] | None = None) -> None:
         """`settings` overrides PostgreSQL's own parameters, by their names."""
         self.data_dir = data_dir.absolute()

@@ -47,12 +47,12 @@ def unprivileged_account(owner_of: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
     if owner_of.exists() and (uid := owner_of.stat().st_uid) != 0:
-        entry = _account_of(uid)
-        if entry is None:
+        owner = _account_of(uid)
+        if owner is None:
             raise LocalError(
                 f"{owner_of} belongs to user id {uid}, which has no account here. Create one, or move the directory away."
             )
-        return entry
+        return owner
     for name in _ACCOUNTS:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)

@@ -74,15 +74,18 @@ def find_server() -> Path:
         program = shutil.which(f"{flavour}-server")
         if program is None:
             continue
-        output = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, check=False
-        ).stdout  # noqa: S603
+        output = _version_output(program)
         version = parse_version(output)
         if version is not None and is_safe("valkey" if "alkey" in output else "redis", version):
             return Path(program)
         if version is not None and version >= (6, 2, 0):
             old.append(Path(program))
     return next(iter([*_bundled(), *old]), None) or _nothing()
+
+
+def _version_output(program: str) -> str:
+    command = [program, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
 
 
 def _bundled() -> list[Path]:
@@ -102,6 +105,8 @@ def _nothing() -> Path:
 
 class EmbeddedRedis:
     """The server of one data directory. What it holds is lost when it ends, and that is by design: the truth is in PostgreSQL."""
+
+    name = "Redis"
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.absolute()

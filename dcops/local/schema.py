@@ -1,5 +1,6 @@
 """Bring a database to the code's schema, as its owner. Run as a program so that the runtime never holds the owner's rights."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -56,11 +57,10 @@ def prepare(backup_dir: Path, backup_key: Path) -> None:
     """
     from django.core.management import call_command
 
-    call_command("check", tags=["security"], verbosity=0)
-    if pending():
-        if not is_new():
-            _back_up(backup_dir, backup_key)
-        migrate(verbosity=0)
+    call_command("check", tags=["security"], stdout=io.StringIO())
+    if pending() and not is_new():
+        _back_up(backup_dir, backup_key)
+    migrate(verbosity=0)
     call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
 
 
@@ -71,8 +71,14 @@ def _back_up(directory: Path, key_file: Path) -> None:
     from dcops.local import backup
 
     path = directory / f"before-migration-{clock.now():%Y%m%dT%H%M%SZ}.dcops"
-    backup.write(settings.DATABASE_URL, path, key_file, now=clock.now())
-    print(f"The database is older than the code. Backed up to {path} before migrating.", flush=True)  # noqa: T201
+    backup.write(
+        settings.DATABASE_URL,
+        path,
+        key_file,
+        now=clock.now(),
+        server_key_file=settings.SERVER_KEY_FILE,
+    )
+    sys.stdout.write(f"The database is older than the code. Backed up to {path} first.\n")
 
 
 def main(arguments: list[str]) -> None:

@@ -24,7 +24,7 @@ def load(data_dir: Path) -> dict[str, str]:
     path = data_dir / "secrets.json"
     try:
         known = json.loads(path.read_text()) if path.exists() else {}
-        missing = {name: secrets.token_urlsafe(32) for name in NAMES if name not in known}
+        missing = {name: secrets.token_urlsafe(48) for name in NAMES if name not in known}
         if missing:
             known |= missing
             write_private(path, json.dumps(known, indent=1).encode())

@@ -117,7 +117,7 @@ def test_only_celery_may_run_scripts_and_keep_keys(redis_urls):
 
 def test_redis_refuses_who_gives_no_password(servers):
     with (
-        redis.Redis(unix_socket_path=str(servers.redis.socket)) as stranger,
+        redis.Redis(unix_socket_path=str(servers.redis.socket), retry=None) as stranger,
         pytest.raises(redis.exceptions.AuthenticationError),
     ):
         stranger.ping()
