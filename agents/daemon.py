@@ -147,8 +147,8 @@ class Agent:
         if report.identities is not None:
             self.latest.identities = report.identities
             self._driver = report.driver
-            self._gpu_findings = report.findings
             self._send_inventory()
+        self._gpu_findings = report.findings or self._gpu_findings
         if report.processes is not None or report.problem != self._problem:
             self._problem = report.problem
             self._send_state(report)

@@ -45,7 +45,8 @@ class GpuReport(msgspec.Struct, array_like=True, frozen=True):
     lost: UUID -> why, of those that the driver lists but no longer reaches.
     sample, health: UUID -> readings in the order of GPU_SAMPLE.metrics / GPU_HEALTH.metrics.
     at_us: when the readings were taken, microseconds since 1970.
-    identities: filled when asked for, and unasked after the set of GPUs or the driver changed; findings come with them.
+    identities: filled when asked for, and unasked after the set of GPUs or the driver changed.
+    findings: what the GPUs do not give; filled by a reading of everything.
     """
 
     at_us: int

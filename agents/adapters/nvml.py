@@ -7,16 +7,16 @@ waits for events.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agents.adapters.nvml_device import Device, DriverGone, GpuLost
 from agents.adapters.nvml_events import Watcher
 from agents.adapters.nvml_identity import pci_bus_id, read_driver, read_identity, read_processes
-from agents.adapters.nvml_readings import Activity, Readings, read_health, read_sample
+from agents.adapters.nvml_readings import Activity, read_health, read_sample
 from agents.ports import Driver, GpuReport, Want
 from agents.readings import clean
-from dcops.domain.metrics import GPU_HEALTH, GPU_SAMPLE, SampleTable
+from dcops.domain.metrics import GPU_HEALTH, GPU_SAMPLE
 from dcops.wire.frames import Event, Finding, GpuIdentity, GpuProcess
 from dcops.wire.rows import Reading
 
@@ -110,6 +110,7 @@ class _Session:
         self._watcher: Watcher | None = None
         self._watch_at = 0.0
         self.lost: dict[str, str] = {}
+        self.readings = 0
         self.devices: list[Device] = []
         api.nvmlInit()
         try:
@@ -148,10 +149,18 @@ class _Session:
         if located:
             self._watcher = Watcher(self._api, located, self._emit)
 
-    def findings(self) -> list[Finding]:
-        """What the driver refuses, for each GPU."""
+    def findings(
+        self, sample: Mapping[str, list[Reading]], health: Mapping[str, list[Reading]]
+    ) -> list[Finding]:
+        """What each GPU and its driver do not give."""
         refusals = self._watcher.refusals if self._watcher is not None else {}
-        return [_device_finding(device, refusals.get(device.uuid, "")) for device in self.devices]
+        return [
+            _finding(
+                device, sample[device.uuid], health[device.uuid], refusals.get(device.uuid, "")
+            )
+            for device in self.devices
+            if device.uuid in sample and device.uuid in health
+        ]
 
     def close(self) -> None:
         """Stop the watcher, then leave NVML: it must not be left with a wait in flight."""
@@ -177,6 +186,7 @@ class _Reading:
 
     def report(self, *, inventory: bool) -> GpuReport:
         session, at_us = self._session, _now_us()
+        session.readings += 1
         for device in session.devices:
             if device.uuid not in session.lost:
                 self._read_device(device, inventory=inventory)
@@ -189,8 +199,15 @@ class _Reading:
             identities=self._identities if inventory else None,
             driver=session.driver,
             lost=dict(session.lost),
-            findings=session.findings() if inventory else [],
+            findings=self._findings(),
         )
+
+    def _findings(self) -> list[Finding]:
+        """Only from a full reading, and not from the first: a rate needs two."""
+        full = self._want.sample and self._want.health and self._want.processes
+        if not full or self._session.readings < 2:
+            return []
+        return self._session.findings(self._sample, self._health)
 
     def _read_device(self, device: Device, *, inventory: bool) -> None:
         device.now_s = self._now_s
@@ -198,9 +215,9 @@ class _Reading:
         try:
             if want.sample:
                 sample = read_sample(device, self._session.activity[device.uuid], slow=want.health)
-                self._sample[device.uuid] = _clean(GPU_SAMPLE, sample)
+                self._sample[device.uuid] = clean(GPU_SAMPLE, sample)
             if want.health:
-                self._health[device.uuid] = _clean(GPU_HEALTH, read_health(device))
+                self._health[device.uuid] = clean(GPU_HEALTH, read_health(device))
             if want.processes:
                 self._processes += read_processes(device)
             if inventory:
@@ -210,19 +227,20 @@ class _Reading:
             self._session.lost[device.uuid] = str(error)
 
 
-def _clean(table: SampleTable, readings: Readings) -> list[Reading]:
-    return clean(table, readings)
-
-
-def _device_finding(device: Device, no_events: str) -> Finding:
-    subject = f"GPU {device.index} {device.uuid}"
-    parts = []
-    if device.missing:
-        names = ", ".join(sorted(name.removeprefix("nvmlDeviceGet") for name in device.missing))
-        parts.append(f"not given by this GPU or driver: {names}")
+def _finding(
+    device: Device, sample: Sequence[Reading], health: Sequence[Reading], no_events: str
+) -> Finding:
+    absent = [
+        name
+        for name, reading in zip(
+            GPU_SAMPLE.names + GPU_HEALTH.names, [*sample, *health], strict=True
+        )
+        if reading is None
+    ]
+    parts = [f"not given by this GPU or its driver: {', '.join(absent)}"] if absent else []
     if no_events:
-        parts.append(f"XID events only from the kernel log: {no_events}")
-    return Finding(subject, "ok", "; ".join(parts) or "everything can be read")
+        parts.append(f"XIDs come only from the kernel log: {no_events}")
+    return Finding(f"GPU {device.index}", "ok", "; ".join(parts) or "Everything can be read.")
 
 
 _SENTENCES = {

@@ -48,7 +48,6 @@ class Device:
     """A GPU and what is remembered about it between readings.
 
     now_s: the time of the reading under way, monotonic, set by whoever reads.
-    missing: call or field -> why it gave nothing, for a person.
     """
 
     def __init__(self, api: Any, handle: Any, uuid: str, index: int) -> None:
@@ -57,7 +56,6 @@ class Device:
         self.uuid = uuid
         self.index = index
         self.now_s = 0.0
-        self.missing: dict[str, str] = {}
         self._resting: dict[Any, float] = {}
         self._counters: dict[str, tuple[float, float]] = {}
 
@@ -78,7 +76,7 @@ class Device:
             return getattr(self.api, name)(*arguments)
         except self.api.NVMLError as error:
             _raise_if_gone(error)
-            self._refused(key, name, error.value, str(error))
+            self._refused(key, error.value)
             return None
 
     def fields(self, wanted: Sequence[Field]) -> dict[Field, int | float]:
@@ -92,9 +90,7 @@ class Device:
         found: dict[Field, int | float] = {}
         for field, value in zip(asked, values, strict=True):
             if value.nvmlReturn:
-                self._refused(
-                    field, f"field {field[0]}", value.nvmlReturn, f"NVML error {value.nvmlReturn}"
-                )
+                self._refused(field, value.nvmlReturn)
             else:
                 reading = _field_value(value)
                 if reading is not None:
@@ -114,10 +110,9 @@ class Device:
         until = self._resting.get(key)
         return until is not None and self.now_s < until
 
-    def _refused(self, key: Any, name: str, code: int, reason: str) -> None:
+    def _refused(self, key: Any, code: int) -> None:
         if code in _UNSUPPORTED:
             self._resting[key] = self.now_s + REST_S
-            self.missing[name] = reason
 
 
 def _field_value(value: Any) -> int | float | None:

@@ -93,13 +93,18 @@ class Activity:
         self._samples: list[Any] = []
         self._primed = False
 
+    @property
+    def available(self) -> bool:
+        """Whether this GPU has GPM; known after the first reading."""
+        return self._request is not None
+
     def read(self) -> Readings:
         """Activity since the last call; {} at first, and where there is no GPM. Raises GpuLost, DriverGone."""
         if self._request is None and not self._prepare():
             return {}
         device, request = self._device, self._request
         before, now = self._samples
-        if device.call("nvmlGpmSampleGet", now) is None:
+        if device.fill("nvmlGpmSampleGet", now) is None:
             self._primed = False
             return {}
         self._samples = [now, before]
@@ -153,8 +158,10 @@ def read_sample(device: Device, activity: Activity, *, slow: bool) -> Readings:
         readings["memory_utilization_percent"] = utilization.memory
     readings |= _memory(device)
     active = activity.read()
-    fields = device.fields(_LEVELS if "pcie_tx_bytes_per_s" in active else _LEVELS + _TRAFFIC)
-    return readings | _power(device, fields) | _traffic(device, fields, slow=slow) | active
+    if activity.available:
+        return readings | _power(device, device.fields(_LEVELS)) | active
+    fields = device.fields(_LEVELS + _TRAFFIC)
+    return readings | _power(device, fields) | _traffic(device, fields, slow=slow)
 
 
 def _event_reasons(device: Device) -> int | None:

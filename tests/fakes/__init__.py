@@ -1,0 +1,1 @@
+"""Devices and networks that answer from a script."""
