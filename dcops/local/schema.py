@@ -41,12 +41,15 @@ def migrate(verbosity: int = 1) -> None:
     """Migrate the database Django is set up with, as its owner, and bring the telemetry columns in line with the registry."""
     from django.conf import settings
     from django.core.management import call_command
+    from django.db import connection
 
+    from dcops.access.store import grant_app_role
     from dcops.local.postgres import grant_defaults
     from dcops.telemetry.actions import sync_schema
 
     grant_defaults(settings.DATABASE_URL)
     call_command("migrate", verbosity=verbosity, interactive=False, skip_checks=True)
+    grant_app_role(connection)
     sync_schema()
 
 
