@@ -5,8 +5,10 @@ import os
 import secrets
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agents.sim.link import Server
-from dcops.wire.frames import IDENTITY_PATH, JOIN_PATH, Refusal
+from dcops.wire.frames import IDENTITY_PATH, JOIN_PATH
 from dcops.wire.identity import (
     NONCE_BYTES,
     IdentityDocument,
@@ -30,6 +32,7 @@ from dcops.wire.identity import (
 
 STATE_FILE = "hall.msgpack"
 JOINS_AT_ONCE = 4
+JOIN_ATTEMPTS = 5
 TIMEOUT_S = 60.0
 
 
@@ -195,26 +198,33 @@ def _join_all(
 
 
 def _post(connection: http.client.HTTPConnection, body: bytes) -> JoinAnswer:
-    """Join one node. A connection that the server closed meanwhile is opened again, once."""
-    for attempt in (1, 2):
+    """Join one node. A server that is busy or has closed the idle connection is asked again."""
+    for attempt in range(JOIN_ATTEMPTS):
         try:
             connection.request("POST", JOIN_PATH, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             content = response.read()
-            break
         except (http.client.HTTPException, ConnectionError):
             connection.close()
-            if attempt == 2:
+            if attempt == JOIN_ATTEMPTS - 1:
                 raise
-    if response.status not in (200, 201):
+            continue
+        if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(0.5 * (attempt + 1))
+    if response.status != HTTPStatus.OK:
         raise EnrolError(
             f"The server refused to let the hall join ({response.status}): {_sentence(content)}"
         )
     return msgspec.json.decode(content, type=JoinAnswer)
 
 
+class _Refused(msgspec.Struct):
+    message: str
+
+
 def _sentence(content: bytes) -> str:
     try:
-        return msgspec.json.decode(content, type=Refusal).message
+        return msgspec.json.decode(content, type=_Refused).message
     except msgspec.MsgspecError:
         return content[:200].decode(errors="replace")
