@@ -99,26 +99,19 @@ class Writer:
     def write(self, batches: Sequence[Incoming], now: datetime) -> list[Outcome]:
         """Commit a group and return one outcome a batch. Raises psycopg.OperationalError when the database is away.
 
-        Should the database refuse the data itself, the group is halved until the records at fault are alone; those go
+        Should the data itself be the cause, the group is halved until the records at fault are alone; those go
         to quarantine and the rest is kept.
         """
         try:
             return self._write(batches, now)
-        except (
-            psycopg.DataError,
-            psycopg.IntegrityError,
-            psycopg.NotSupportedError,
-            psycopg.ProgrammingError,
-        ) as error:
-            logger.warning(
-                "a group of %d batches was refused by the database: %s", len(batches), error
-            )
-            self._reset()
-            return self._split(batches, now, error)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             self.close()
             self._spools.clear()
             raise psycopg.OperationalError(str(error)) from error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may stop these batches and no others
+            logger.warning("a group of %d batches cannot be stored: %r", len(batches), error)
+            self._reset()
+            return self._split(batches, now, error)
 
     def news(self) -> dict[int, PackedRows]:
         """The newest rows stored since the last call: table code -> rows."""
@@ -145,7 +138,7 @@ class Writer:
             return [_joined(halves)]
         return [self._quarantine_record(only, now, error)]
 
-    def _quarantine_record(self, only: Incoming, now: datetime, error: psycopg.Error) -> Outcome:
+    def _quarantine_record(self, only: Incoming, now: datetime, error: Exception) -> Outcome:
         record = only.batch.records[0]
         parts = Parts(
             [[record.seq]],
@@ -153,7 +146,7 @@ class Writer:
                 Reject(
                     0,
                     record.seq,
-                    f"the database refuses it: {type(error).__name__}",
+                    f"it cannot be stored: {type(error).__name__}",
                     record.payload,
                 )
             ],
