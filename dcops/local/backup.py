@@ -173,7 +173,12 @@ def _write_body(
 
 def _dump(owner_url: str) -> Iterator[bytes]:
     """Yield the compressed dump in pieces of PIECE_BYTES, the last one shorter. Raises LocalError if pg_dump fails."""
-    command: list[str | Path] = [binaries() / "pg_dump", "--format=plain", "--no-password", "--encoding=UTF8"]
+    command: list[str | Path] = [
+        binaries() / "pg_dump",
+        "--format=plain",
+        "--no-password",
+        "--encoding=UTF8",
+    ]
     compressor = zstandard.ZstdCompressor(level=3).chunker(chunk_size=PIECE_BYTES)
     with subprocess.Popen(  # noqa: S603 - argv of our own making
         command, env=_libpq_environment(owner_url), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -128,6 +128,9 @@ class EmbeddedPostgres:
         self._sockets = socket_directory(self.data_dir, self._account)
         self._secrets = secretfile.load(self.data_dir)
 
+    def ask_to_end(self) -> None:
+        """Do nothing yet: the programs need their server until they have ended."""
+
     def stop(self) -> None:
         """End the server: open transactions are rolled back, nothing committed is lost."""
         if self.process is not None:

@@ -195,8 +195,13 @@ def stop(process: subprocess.Popen[bytes], first: signal.Signals, patience_s: fl
     """End a process: the polite signal, then KILL for its whole group. Returns when it is gone."""
     if process.poll() is None:
         process.send_signal(first)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+    finish(process, patience_s)
+
+
+def finish(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Wait for a process that was asked to end, then KILL what is left of its group. Returns when it is gone."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

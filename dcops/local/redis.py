@@ -159,6 +159,9 @@ class EmbeddedRedis:
         self.socket = socket_directory(self.data_dir, account) / "redis.sock"
         self._secrets = secretfile.load(self.data_dir)
 
+    def ask_to_end(self) -> None:
+        """Do nothing yet: the programs need their server until they have ended."""
+
     def stop(self) -> None:
         """End the server."""
         if self.process is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from dcops.local.process import spawn, stop
+from dcops.local.process import finish, spawn
 
 FIRST_DELAY_S = 0.5
 MAX_DELAY_S = 30.0
@@ -38,6 +38,10 @@ class Child(Protocol):
         """Start it. May raise LocalError."""
         ...
 
+    def ask_to_end(self) -> None:
+        """Tell it to end, without waiting. A server that others need until their end does nothing yet."""
+        ...
+
     def stop(self) -> None:
         """End it; returns when it is gone."""
         ...
@@ -56,6 +60,7 @@ class Program:
     death_signal: signal.Signals = signal.SIGKILL
     patience_s: float = 8.0
     process: subprocess.Popen[bytes] | None = None
+    _asked: bool = False
 
     @property
     def log_file(self) -> Path:
@@ -67,15 +72,23 @@ class Program:
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > LOG_MAX_BYTES:
                 self.log_file.replace(self.log_file.with_suffix(".log.1"))
+        self._asked = False
         with self.log_file.open("ab") as log:
             self.process = spawn(
                 self.command, env=self.env, death_signal=self.death_signal, stdout=log
             )
 
+    def ask_to_end(self) -> None:
+        """Send the polite signal."""
+        if self.process is not None and self.process.poll() is None and not self._asked:
+            self.process.send_signal(self.stop_signal)
+            self._asked = True
+
     def stop(self) -> None:
         """End it and its whole process group."""
+        self.ask_to_end()
         if self.process is not None:
-            stop(self.process, self.stop_signal, self.patience_s)
+            finish(self.process, self.patience_s)
 
 
 @dataclass
@@ -110,7 +123,9 @@ class Supervisor:
                 self._restart(watch)
 
     def stop(self) -> None:
-        """End all children, the last started first; one that cannot be ended does not keep the others."""
+        """End all children, the programs at once and their servers after them."""
+        for watch in self._watched:
+            watch.child.ask_to_end()
         for watch in reversed(self._watched):
             with contextlib.suppress(OSError):
                 watch.child.stop()

@@ -114,12 +114,17 @@ class Launch:
         urls = self._start_servers()
         self._prepare(urls)
         env = self.instance.server_environment(urls)
-        self._start_programs(env)
+        web, *background = self._programs(env)
+        self._supervisor.start(web)
         steps = self._first_steps(env)
         self._wait_until_ready()
         if "join_token" in steps:
             self._join(steps["join_token"])
         self._start_agents(steps.get("hall_token"))
+        for (
+            child
+        ) in background:  # after the agent: the first number on the page waits for none of them
+            self._supervisor.start(child)
         self._greet(steps.get("set_up"))
 
     def _publish(self) -> None:
@@ -166,10 +171,6 @@ class Launch:
         output = _run(command, env, "The database could not be prepared")
         if output:
             self._say(output)
-
-    def _start_programs(self, env: dict[str, str]) -> None:
-        for child in self._programs(env):
-            self._supervisor.start(child)
 
     def _programs(self, env: dict[str, str]) -> list[Program]:
         celery = [sys.executable, "-m", "celery", "--app", "dcops.celery"]
