@@ -5,6 +5,7 @@ starts from a snapshot and asks for a new one after a gap.
 """
 
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -55,6 +56,24 @@ async def publish(event: LiveEvent) -> None:
         await layer.group_send(GROUP, {"type": MESSAGE_TYPE, "event": _encoder.encode(event)})
     except Exception as error:  # noqa: BLE001 - any transport failure means the same: nobody hears it
         logger.warning("live event not delivered: %s", error)
+
+
+async def listen() -> AsyncIterator[LiveEvent]:
+    """Yield what the processes tell each other, for ever. A message this version cannot read is skipped."""
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    await layer.group_add(GROUP, channel)
+    try:
+        while True:
+            message = await layer.receive(channel)
+            try:
+                event = decode(message)
+            except (KeyError, msgspec.DecodeError):
+                logger.warning("a live event of another version was skipped")
+                continue
+            yield event
+    finally:
+        await layer.group_discard(GROUP, channel)
 
 
 def publish_on_commit(event: LiveEvent) -> None:
