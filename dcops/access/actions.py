@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils.translation import gettext as _
 
 from dcops.access import queries, store
-from dcops.access.actor import Action, Actor, Role, require
+from dcops.access.actor import Action, Actor, Role, can, require
 from dcops.access.credentials import digest, issue
 from dcops.access.models import ApiToken, SetupLink, SignInThrottle, User
 from dcops.audit import actions as audit
@@ -132,11 +132,12 @@ def _change_user(
         user = User.objects.select_for_update().filter(username=username).first()
         if user is None:
             raise NotFound(_("There is no such person."))
+        administered = not queries.needs_setup()
         before = {name: getattr(user, name) for name in change}
         for name, value in change.items():
             setattr(user, name, value)
         user.save(update_fields=list(change))
-        if queries.needs_setup():
+        if administered and queries.needs_setup():
             raise Conflict(_("This is the last administrator. Make another one first."))
         _record_user(actor, action, user, before=before, after=dict(change), now=now)
     return user
@@ -284,7 +285,8 @@ def create_token(
 
     For oneself, or by an administrator. Raises Forbidden or Invalid.
     """
-    _require_self_or_administrator(actor, user)
+    if not _is_self_or_administrator(actor, user):
+        raise Forbidden(_("Only an administrator makes tokens for others."))
     if not 1 <= days <= MAX_TOKEN_DAYS:
         raise Invalid(
             _("A token lives 1 to %(max)s days.") % {"max": MAX_TOKEN_DAYS}, field="days"
@@ -307,9 +309,8 @@ def create_token(
 def revoke_token(actor: Actor, *, token_id: str, now: datetime) -> None:
     """Make a token worthless at once. Raises NotFound, also for another person's token."""
     token = ApiToken.objects.select_related("user").filter(id=token_id, revoked_at=None).first()
-    if token is None:
+    if token is None or not _is_self_or_administrator(actor, token.user):
         raise NotFound(_("There is no such token."))
-    _require_self_or_administrator(actor, token.user)
     with transaction.atomic():
         if ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=now) != 1:
             raise NotFound(_("There is no such token."))
@@ -326,9 +327,8 @@ def use_token(text: str, *, now: datetime) -> ApiToken | None:
     return token
 
 
-def _require_self_or_administrator(actor: Actor, user: User) -> None:
-    if (actor.kind, actor.id) != ("user", str(user.pk)):
-        require(actor, Action.ADMINISTER)
+def _is_self_or_administrator(actor: Actor, user: User) -> bool:
+    return (actor.kind, actor.id) == ("user", str(user.pk)) or can(actor, Action.ADMINISTER)
 
 
 def _record_token(
