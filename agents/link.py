@@ -21,6 +21,7 @@ from dcops.wire.rows import layout
 MAX_BATCH_BYTES = 256 << 10  # below MAX_FRAME_BYTES: a fresh record never waits behind much
 WINDOW_BATCHES = 8  # of backlog on their way at once
 FRESH_EXTRA = 8  # batches more for records newer than any sent before
+GPU_LISTS_MAX = 32  # a connection may name so many; older lists are those of GPUs long gone
 HANDSHAKE_S = 15.0
 STALL_S = 60.0  # without any ack while batches are on their way
 INVENTORY_WAIT_S = 30.0
@@ -406,7 +407,7 @@ class Link:
             current.inventory_sent = self.inventory
             self._send(self.inventory)
             return True
-        for gpu_list in self._gpu_lists():
+        for gpu_list in [*self._gpu_lists()][-GPU_LISTS_MAX:]:
             if gpu_list.list_id not in current.lists_sent:
                 current.lists_sent.add(gpu_list.list_id)
                 self._send(gpu_list)

@@ -20,7 +20,7 @@ class GpuListStore:
         self._by_uuids: dict[tuple[str, ...], GpuList] = {}
         self._on_disk: set[int] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in sorted(directory.glob("*.json")):
+        for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime):
             with suppress(OSError, msgspec.MsgspecError, ValueError):
                 found = msgspec.json.decode(path.read_bytes(), type=GpuList)
                 if number_of(found.uuids) == found.list_id:
@@ -41,7 +41,7 @@ class GpuListStore:
         return known.list_id
 
     def all(self) -> list[GpuList]:
-        """Every list."""
+        """Every list, the oldest first."""
         return list(self._by_uuids.values())
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
@@ -46,6 +46,7 @@ class Uplink:
         gpu_lists: Callable[[], Iterable[GpuList]] = tuple,
         simulated: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        jitter: Random | None = None,
     ) -> None:
         """Raises IdentityError if the identity does not say how to reach its server."""
         try:
@@ -65,7 +66,7 @@ class Uplink:
             sign=sign,
             verify=verify,
             random_bytes=os.urandom,
-            jitter=SystemRandom(),
+            jitter=jitter or SystemRandom(),
             gpu_lists=gpu_lists,
         )
 

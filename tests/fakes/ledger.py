@@ -36,10 +36,10 @@ class Ledger:
             return None
         spool_id, batch = found
         for record in batch:
-            self._take(spool_id, record.seq, record.payload, events=name == "events")
+            self.take(spool_id, record.seq, record.payload, events=name == "events")
         return spool_id, [record.seq for record in batch]
 
-    def _take(self, spool_id: str, seq: int, payload: bytes, *, events: bool) -> None:
+    def take(self, spool_id: str, seq: int, payload: bytes, *, events: bool) -> None:
         known = self.delivered.setdefault((spool_id, seq), payload)
         assert known == payload, f"number {seq} names two records"
         if events and payload[:1] == b"\x91":
