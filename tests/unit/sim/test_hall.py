@@ -162,7 +162,7 @@ async def test_the_journal_holds_every_record_as_it_was_sent(tmp_path):
             await until(lambda: len(server.stored) > 20)
     data, found = (tmp_path / "journal").read_bytes(), {}
     while data:
-        _, spool_id, seq, size = JOURNAL_HEAD.unpack_from(data)
+        _, _, spool_id, seq, size = JOURNAL_HEAD.unpack_from(data)
         found[spool_id.decode(), seq] = data[JOURNAL_HEAD.size : JOURNAL_HEAD.size + size]
         data = data[JOURNAL_HEAD.size + size :]
     assert found == server.stored
