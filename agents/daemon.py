@@ -22,6 +22,7 @@ from dcops.domain.metrics import NODE_SAMPLE
 from dcops.wire.frames import (
     Finding,
     GpuIdentity,
+    GpuProcess,
     HostIdentity,
     Inventory,
     NodeState,
@@ -88,6 +89,7 @@ class Agent:
         self._driver = Driver()
         self._gpu_findings: list[Finding] = []
         self._problem: Finding | None = None
+        self._processes: list[GpuProcess] = []
         self._missed = 0
         self.latest = Latest()
 
@@ -113,7 +115,7 @@ class Agent:
         self._take_events()
         self._log_missed()
         if sampler.STATE in due and self._asked is not None:
-            self._send_state(None)
+            self._send_state()
         self._ports.link.wake()
 
     # -- metrics
@@ -151,7 +153,8 @@ class Agent:
         self._gpu_findings = report.findings or self._gpu_findings
         if report.processes is not None or report.problem != self._problem:
             self._problem = report.problem
-            self._send_state(report)
+            self._processes = (report.processes or [])[:_PROCESSES_MAX]
+            self._send_state()
         if not report.sample and not report.health:
             return b""
         return sampler.gpu_sections(report, self._ports.gpu_lists.number(report.uuids))
@@ -191,11 +194,10 @@ class Agent:
             Inventory(self.latest.host_identity, self.latest.identities)
         )
 
-    def _send_state(self, report: GpuReport | None) -> None:
+    def _send_state(self) -> None:
         findings = [] if self._problem is None else [self._problem]
         findings += self._gpu_findings + self._ports.host.findings() + self._ports.findings()
-        processes = [] if report is None or report.processes is None else report.processes
-        self._ports.link.set_state(NodeState(self._now_us(), processes[:_PROCESSES_MAX], findings))
+        self._ports.link.set_state(NodeState(self._now_us(), self._processes, findings))
 
     async def _close(self) -> None:
         if self._asked is not None:

@@ -35,8 +35,9 @@ def _lines(latest: Latest) -> Iterator[str]:
     }
     yield from _table(GPU_SAMPLE, report.sample, labels)
     yield from _table(GPU_HEALTH, latest.health, labels)
-    yield "# HELP DCGM_FI_DEV_XID_ERRORS Last XID seen"
-    yield "# TYPE DCGM_FI_DEV_XID_ERRORS gauge"
+    if labels:
+        yield "# HELP DCGM_FI_DEV_XID_ERRORS Last XID seen, 0 if none"
+        yield "# TYPE DCGM_FI_DEV_XID_ERRORS gauge"
     for uuid, label in labels.items():
         yield f"DCGM_FI_DEV_XID_ERRORS{{{label}}} {latest.last_xid.get(uuid, 0)}"
 

@@ -91,9 +91,6 @@ class HostSource(Protocol):
 class EventSource(Protocol):
     """Something that reports happenings, such as the kernel log."""
 
-    def fileno(self) -> int:
-        """The descriptor that becomes readable when there is something to read."""
-
     def drain_events(self) -> list[Event]:
         """Return what has happened since the last call. Never blocks."""
 

@@ -179,6 +179,7 @@ class Host:
 
     def identity(self, driver: Driver) -> HostIdentity:
         """What the machine is."""
+        self._devices = self._scan()
         kernel = os.uname()
         cpu = _cpu_identity(self._files.once("proc/cpuinfo"))
         return HostIdentity(

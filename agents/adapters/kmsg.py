@@ -80,6 +80,14 @@ _PATTERNS = (
 )
 
 
+def boot_id() -> str:
+    """The kernel's name for this boot: sequence numbers begin anew with each."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Line(NamedTuple):
     """One record of the kernel log."""
 
@@ -144,10 +152,6 @@ class KernelLog:
         self._now_us = now_us
         self._since_boot_us = since_boot_us
         self._seen = self._load()
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable when there is something to read."""
-        return self._descriptor
 
     def drain_events(self) -> list[Event]:
         """Return what has happened since the last call; lines that were overwritten unread are one event."""

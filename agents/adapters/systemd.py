@@ -12,7 +12,16 @@ class Notifier:
         self._address = environment.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
-        self.watchdog = "WATCHDOG_USEC" in environment
+        self._watched = "WATCHDOG_USEC" in environment
+        self._ready = False
+
+    def ticked(self) -> None:
+        """The service works: said at the first tick, and at each one to a watchdog."""
+        if not self._ready:
+            self._ready = True
+            self.say("READY=1")
+        elif self._watched:
+            self.say("WATCHDOG=1")
 
     def say(self, state: str) -> None:
         """Send READY=1, WATCHDOG=1, STOPPING=1 or STATUS=... A systemd that does not listen is no reason to fail."""
