@@ -1,10 +1,10 @@
-"""The one shape of every API error, and the helper by which each operation declares the errors it can answer."""
+"""The shape of API bodies and errors, and the helper by which each operation declares the errors it can answer."""
 
 from typing import Any, Final
 
 from django.http import HttpResponse, JsonResponse
 from ninja import Schema
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from dcops.domain.errors import (
     Conflict,
@@ -16,6 +16,12 @@ from dcops.domain.errors import (
     TooMany,
     Unavailable,
 )
+
+
+class Body(BaseModel):
+    """Base of every request body: an object, and nothing in it that we do not know."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Err(Schema):

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from dcops import clock
 from dcops.access.actor import of_request
-from dcops.access.responses import answers
+from dcops.access.responses import Body, answers
 from dcops.domain.nodes import NodeState
 from dcops.fleet import actions, queries
 
@@ -96,13 +96,13 @@ class GpuPage(Schema):
     next_cursor: str | None
 
 
-class Reason(Schema):
+class Reason(Body):
     """Why, for the audit trail."""
 
     reason: Text = ""
 
 
-class JoinTokenIn(Schema):
+class JoinTokenIn(Body):
     """`node_name` binds the token to a name; a simulated hall may share one token between `uses` nodes."""
 
     ttl_s: int = Field(default=actions.DEFAULT_TOKEN_TTL_S, ge=1, le=actions.MAX_TOKEN_TTL_S)
