@@ -1,14 +1,15 @@
 """Numbers as a person reads them: a short figure and its unit, the same on every page. Pure; unknown is an en dash, never 0."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 UNKNOWN = "–"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P")
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figure:
     """A number and its unit as text."""
 
     value: str

@@ -28,6 +28,25 @@ def metric_labels() -> list[tuple[str, str]]:
     return [(metric, names[metric]) for metric in METRICS]
 
 
+def trend_charts(*, has_gpus: bool) -> list[dict[str, str]]:
+    """The charts under the map: of the GPUs, or of the host where there is none."""
+    if has_gpus:
+        return [
+            {"title": _("GPU power"), "names": "power", "unit": "W"},
+            {"title": _("Utilization"), "names": "utilization,tensor", "unit": "%"},
+        ]
+    return [
+        {"title": _("CPU and memory"), "names": "cpu,memory", "unit": "%"},
+        {"title": _("Network and disk"), "names": "network,disk", "unit": "B/s"},
+        {
+            "title": _("Pressure: time stalled"),
+            "names": "pressure,memory_pressure,io_pressure",
+            "unit": "%",
+        },
+        {"title": _("Load, 1 min"), "names": "load", "unit": ""},
+    ]
+
+
 @require_safe
 def overview(request: HttpRequest) -> HttpResponse:
     """GET /"""

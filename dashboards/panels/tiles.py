@@ -87,6 +87,9 @@ def totals(view: FleetView) -> dict[str, float | None]:
         "cpu": mean(view.host.values("cpu_percent"), hosts),
         "memory": share(total(used, hosts), total(used + free, hosts)),
         "pressure": mean(view.host.values("cpu_pressure_percent"), hosts),
+        "memory_pressure": mean(view.host.values("memory_pressure_percent"), hosts),
+        "io_pressure": mean(view.host.values("io_pressure_percent"), hosts),
+        "load": total(view.host.values("load_1m"), hosts),
         "network": total(
             view.host.values("network_rx_bytes_per_s")
             + view.host.values("network_tx_bytes_per_s"),

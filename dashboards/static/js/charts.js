@@ -118,11 +118,12 @@ class Chart {
   }
 
   top() {
-    if (this.spec.maximum !== null) return this.spec.maximum;
+    if (this.spec.maximum !== null) return this.spec.maximum * 1.02;
     let high = 0;
     for (const line of this.lines) for (const value of line.y) if (value > high) high = value;
     const limits = this.spec.limits.map((limit) => limit.value).filter((value) => value <= high * 3);
-    return Math.max(high * 1.12, ...limits.map((value) => value * 1.06)) || 1;
+    const least = this.spec.unit.startsWith("B") ? 4096 : this.spec.unit === "%" ? 5 : 1;
+    return Math.max(least, high * 1.12, ...limits.map((value) => value * 1.09));
   }
 
   // Round ticks in the unit a person reads: bytes step by powers of two.
@@ -139,9 +140,9 @@ class Chart {
     const c = this.colours;
     const ticks = this.ticks(top);
     const axis = { gridcolor: c.line, zeroline: false, linecolor: c.line, tickfont: { color: c["ink-3"], size: 11 }, fixedrange: false };
-    const limits = this.spec.limits.filter((limit) => limit.value <= top);
+    const limits = this.spec.limits.filter((limit) => limit.value <= top).sort((a, b) => a.value - b.value);
     return {
-      margin: { l: 58, r: 8, t: 6, b: 24 },
+      margin: { l: 66, r: 8, t: 6, b: 24 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "Inter, system-ui, sans-serif", size: 11, color: c["ink-2"] },
@@ -150,13 +151,13 @@ class Chart {
       hoverlabel: { bgcolor: c.panel, bordercolor: c.line, font: { color: c.ink, size: 11.5 } },
       uirevision: "keep",
       datarevision: this.revision,
-      xaxis: { ...axis, type: "date", range: [local(this.from), local(this.to)], nticks: 6, showgrid: false },
+      xaxis: { ...axis, type: "date", range: [local(this.from), local(this.to)], nticks: 6, showgrid: false, tickformat: this.to - this.from > 36 * 3600e3 ? "%m-%d" : "%H:%M", hoverformat: "%Y-%m-%d %H:%M:%S" },
       yaxis: { ...axis, range: [0, top], tickvals: ticks, ticktext: ticks.map((tick) => text(tick, this.spec.unit)) },
       shapes: [
         ...limits.map((limit) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: limit.value, y1: limit.value, line: { color: c.bad, width: 1, dash: "dash" } })),
         ...this.events.map(([at, level]) => ({ type: "line", x0: local(at), x1: local(at), yref: "paper", y0: 0, y1: 1, line: { color: level === "critical" ? c.bad : level === "warning" ? c.warn : c.info, width: 1, dash: "dot" } })),
       ],
-      annotations: limits.map((limit) => ({ xref: "paper", x: 1, xanchor: "right", y: limit.value, yanchor: "bottom", text: escapeText(`${limit.label} ${text(limit.value, this.spec.unit)}`), showarrow: false, font: { color: c.bad, size: 10.5 } })),
+      annotations: limits.map((limit, i) => ({ xref: "paper", x: 1, xanchor: "right", y: limit.value, yanchor: i < limits.length - 1 ? "top" : "bottom", text: escapeText(`${limit.label} ${text(limit.value, this.spec.unit)}`), showarrow: false, font: { color: c.bad, size: 10.5 } })),
     };
   }
 

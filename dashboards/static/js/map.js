@@ -80,8 +80,9 @@ export class FleetMap {
     const columns = Math.max(1, Math.floor((this.width + 14) / block));
     // Few nodes share the whole width, so that a small fleet does not huddle in a corner.
     const used = Math.min(columns, this.nodes.length || 1);
-    const step = size === MAX_CELL ? Math.min(this.width / used, block * 2) : this.width / columns;
-    const cellWidth = Math.min(size * 2, (step - (size >= 10 ? 14 : 6)) / perRow - space);
+    const step = size === MAX_CELL ? (used === 1 ? this.width + 14 : Math.min(this.width / used, block * 2)) : this.width / columns;
+    const widest = this.nodes.length === 1 ? Infinity : size * 2;
+    const cellWidth = Math.min(widest, (step - (size >= 10 ? 14 : 6)) / perRow - space);
     const rows = Math.ceil(Math.max(...this.nodes.map((node) => (node.gpus.length || 1) / perRow), 1));
     const top = labelled ? 17 : 0;
     const blockHeight = top + rows * (size + space) + (size >= 10 ? 9 : 3);

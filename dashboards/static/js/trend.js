@@ -40,7 +40,6 @@ export class TrendChart {
       label.style.color = colours.series[i];
       return label;
     }));
-    labels.hidden = this.names.length < 2;
   }
 
   show(trends, nowUs) {
