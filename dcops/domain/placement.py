@@ -1,0 +1,147 @@
+"""The planner: a pure function from what is, what is wanted and the time to what should be done.
+
+Jobs are taken in the order of `order.py`. Each gets GPUs if it fits; else GPUs of jobs it outranks; else it waits, with the
+reason, and once it waited long, with nodes kept for it. No clock, no chance: the same view gives the same plan.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Sequence
+from functools import cached_property
+
+from dcops.domain import shortage
+from dcops.domain.cluster import View
+from dcops.domain.decisions import Lack, Place, Plan, Preempt, Shortage, Wait
+from dcops.domain.fairness import Ledger
+from dcops.domain.order import Rank, outranks, rank_running, rank_waiting
+from dcops.domain.outlook import Outlook
+from dcops.domain.policy import Policy
+from dcops.domain.preemption import Eviction, Victims
+from dcops.domain.reservation import Keeper
+from dcops.domain.room import Room
+from dcops.domain.workload import Job, Running
+
+_NEVER = float("inf")
+
+
+def plan(view: View, queue: Sequence[Job], now: float, policy: Policy | None = None) -> Plan:
+    """Decide about every queued job: place it, make room for it, or say why it waits."""
+    desk = _Desk(view, now, policy or Policy())
+    for rank, job in sorted((desk.rank(job), job) for job in queue):
+        desk.decide(rank, job)
+    return Plan(tuple(desk.places), tuple(desk.preempts), tuple(desk.waits))
+
+
+class _Desk:
+    """One plan in the making."""
+
+    def __init__(self, view: View, now: float, policy: Policy) -> None:
+        self.places: list[Place] = []
+        self.preempts: list[Preempt] = []
+        self.waits: list[Wait] = []
+        self._view, self._now, self._policy = view, now, policy
+        self._room = Room(view.nodes, view.running)
+        self._ledger = Ledger(view.quotas, view.running)
+        self._outlook = Outlook(view, now, policy.grace_s)
+        self._kept_from: list[float] = []  # when each gang with kept nodes wants them
+        self._known: dict[Hashable, Shortage] = {}
+
+    def rank(self, job: Job) -> Rank:
+        """The job's place in the order."""
+        return rank_waiting(job, self._now, self._ledger, self._policy)
+
+    def decide(self, rank: Rank, job: Job) -> None:
+        """Give the job exactly one action."""
+        if not self._ledger.allows(job.project, job.gpus):
+            self._wait(job, self._quota_shortage(job))
+            return
+        ends_by = self._outlook.ends_by(job) if self._kept_from else _NEVER
+        claim = rank._replace(borrows=not self._ledger.owns(job.project, job.gpus))
+        alike = (job.shape, claim[:3], bisect_left(self._kept_from, ends_by))
+        short = self._known.get(alike) or self._try(job, claim, ends_by)
+        if short is not None:
+            if short.lack is not Lack.MAKING_ROOM:
+                self._known[alike] = short
+                self._keep_nodes(job, short)
+            self._wait(job, short)
+
+    def _try(self, job: Job, claim: Rank, ends_by: float) -> Shortage | None:
+        """Place the job or make room for it. Return why not yet, or None if it is placed."""
+        if (nodes := self._room.find(job.shape, ends_by)) is not None:
+            self._ledger.take(job.project, job.gpus)
+            self.places.append(Place(job.id, self._room.take(job, nodes)))
+            return None
+        if (eviction := self._eviction(job, claim, ends_by)) is not None:
+            return self._evict(job, eviction)
+        return shortage.of_nodes(job, self._room, self._view.running)
+
+    def _eviction(self, job: Job, claim: Rank, ends_by: float) -> Eviction | None:
+        found = self._victims.find(
+            job, ends_by, lambda run: run.stopping or self._yields(run, claim)
+        )
+        if found is None:
+            return None
+        orders = sum(not run.stopping for run in found.victims)
+        return found if orders <= self._policy.max_preemptions - len(self.preempts) else None
+
+    def _yields(self, run: Running, claim: Rank) -> bool:
+        """Whether a running job may be interrupted by a waiting one."""
+        if not self._interruptible(run):
+            return False
+        rank = self._ranks[run.job.id]
+        return outranks(claim, rank._replace(borrows=not self._ledger.owns(run.job.project, 0)))
+
+    def _interruptible(self, run: Running) -> bool:
+        return (
+            self._policy.preempts
+            and run.job.preemptible
+            and self._now - run.started_at >= self._policy.min_run_s
+        )
+
+    def _evict(self, job: Job, eviction: Eviction) -> Shortage:
+        """Order the victims out and put the job's name on the nodes."""
+        for run in eviction.victims:
+            self._victims.remove(run)
+            if not run.stopping:
+                self._ledger.give(run.job.project, run.job.gpus)
+                self.preempts.append(Preempt(run.job.id, job.id))
+        self._ledger.take(job.project, job.gpus)
+        self._room.take(job, eviction.nodes)
+        leaving = tuple(run.job.id for run in eviction.victims)
+        return Shortage(Lack.MAKING_ROOM, job.gpus, 0, leaving[:3], len(leaving))
+
+    def _keep_nodes(self, job: Job, short: Shortage) -> None:
+        """Keep nodes for a job that has waited long, if it is among the first such."""
+        waited_s = self._now - job.submitted_at - job.ran_s
+        if (
+            len(self._kept_from) < self._policy.reservations
+            and waited_s >= self._policy.reserve_after_s
+            and short.lack in (Lack.GPUS, Lack.FRAGMENTED, Lack.RESERVED)
+            and (starts := self._keeper.keep(job, self._now)) is not None
+        ):
+            insort(self._kept_from, starts)
+
+    def _wait(self, job: Job, short: Shortage) -> None:
+        starts = self._outlook.starts(job, short)
+        self.waits.append(Wait(job.id, short, len(self.waits) + 1, starts))
+
+    def _quota_shortage(self, job: Job) -> Shortage:
+        key = (job.project, job.gpus, self._ledger.held(job.project))
+        if key not in self._known:
+            self._known[key] = shortage.of_quota(job, self._ledger, self._view.running)
+        return self._known[key]
+
+    @cached_property
+    def _ranks(self) -> dict[int, Rank]:
+        return {
+            run.job.id: rank_running(run, self._now, self._ledger, self._policy)
+            for run in self._view.running
+        }
+
+    @cached_property
+    def _victims(self) -> Victims:
+        may = (run for run in self._view.running if run.stopping or self._interruptible(run))
+        return Victims(((self._ranks[run.job.id], run) for run in may), self._room)
+
+    @cached_property
+    def _keeper(self) -> Keeper:
+        return Keeper(self._room, self._view.running, self._outlook.leaves_at)

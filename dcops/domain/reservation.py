@@ -1,0 +1,49 @@
+"""Nodes kept for the oldest blocked gangs, so that small jobs cannot starve a large one by slipping in for ever.
+
+Others may use a kept node as long as they are expected to end before the gang can start.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from dcops.domain.room import Room
+from dcops.domain.workload import Job, Running, Shape
+
+
+class Keeper:
+    """Finds where and when a blocked gang will start, and keeps the nodes for it."""
+
+    def __init__(
+        self, room: Room, running: Iterable[Running], ends_at: Callable[[Running], float]
+    ) -> None:
+        self._room = room
+        self._ends: dict[int, list[tuple[float, int, Running]]] = defaultdict(list)
+        for run in running:
+            for slot in run.slots:
+                self._ends[room.index[slot.node]].append((ends_at(run), run.job.id, run))
+        for runs in self._ends.values():
+            runs.sort(key=lambda end: end[:2])
+
+    def keep(self, job: Job, now: float) -> float | None:
+        """Keep the nodes that can take the gang soonest. Return when, or None if no set of nodes can."""
+        ready = sorted(
+            (when, i)
+            for i in range(len(self._room.nodes))
+            if i not in self._room.kept and (when := self._ready(job.shape, i, now)) is not None
+        )[: job.shape.nodes]
+        if len(ready) < job.shape.nodes:
+            return None
+        starts = ready[-1][0]
+        self._room.kept.update({i: starts for _, i in ready})
+        return starts
+
+    def _ready(self, shape: Shape, i: int, now: float) -> float | None:
+        """When the node can take one part of the gang, or None if it never can."""
+        if not self._room.could(shape, i):
+            return None
+        gap, when = self._room.gap(shape, i), now
+        for ends_at, _, run in self._ends[i]:
+            if gap.closed:
+                break
+            gap, when = self._room.gap_without(gap, run, i), ends_at
+        return when if gap.closed else None

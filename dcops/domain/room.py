@@ -1,0 +1,141 @@
+"""Free GPUs, kept in buckets of nodes by how many they have free, so that the tightest fit is found without looking at all."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dcops.domain.cluster import Node, Readiness
+from dcops.domain.topology import closest
+from dcops.domain.workload import Job, Kind, Needs, Running, Shape, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a node still lacks to take one part of a gang."""
+
+    gpus: int
+    cpus: int
+    memory: int
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is lacking any more."""
+        return self.gpus <= 0 and self.cpus <= 0 and self.memory <= 0
+
+
+class Room:
+    """What is free while a plan is made. Nodes are named by their index in `nodes`."""
+
+    def __init__(self, nodes: tuple[Node, ...], running: Iterable[Running]) -> None:
+        self.nodes = nodes
+        self.index = {node.id: i for i, node in enumerate(nodes)}
+        self.kept: dict[int, float] = {}  # node -> when an older gang wants it
+        self._cpus = [node.kind.cpus for node in nodes]
+        self._memory = [node.kind.memory for node in nodes]
+        self._met: dict[tuple[Needs, Kind], bool] = {}
+        self._unusable = {gpu.id for node in nodes for gpu in node.gpus if not gpu.usable}
+        taken = self._unusable | self._claim_all(running)
+        self._free = [_free_gpus(node, taken) for node in nodes]
+        self._buckets: list[list[int]] = [
+            [] for _ in range(1 + max(map(len, self._free), default=0))
+        ]
+        for i, free in enumerate(self._free):
+            if nodes[i].state is Readiness.OPEN:
+                self._buckets[len(free)].append(i)
+
+    def _claim_all(self, running: Iterable[Running]) -> set[int]:
+        taken: set[int] = set()
+        for run in running:
+            for slot in run.slots:
+                taken.update(slot.gpus)
+                self._charge(self.index[slot.node], run.job.shape.needs, 1)
+        return taken
+
+    def _charge(self, i: int, needs: Needs, sign: int) -> None:
+        self._cpus[i] -= sign * needs.cpus
+        self._memory[i] -= sign * needs.memory
+
+    def free(self, i: int) -> int:
+        """GPUs of a node that can be given away; 0 on a closed node."""
+        return len(self._free[i])
+
+    def gap(self, shape: Shape, i: int) -> Gap:
+        """What the node lacks for one part of the gang."""
+        needs = shape.needs
+        return Gap(
+            shape.gpus_per_node - len(self._free[i]),
+            needs.cpus - self._cpus[i],
+            needs.memory - self._memory[i],
+        )
+
+    def gap_without(self, gap: Gap, run: Running, i: int) -> Gap:
+        """What the node lacks once this job has left it. GPUs that became unusable under the job do not come free."""
+        held = (gpu for slot in run.slots if slot.node == self.nodes[i].id for gpu in slot.gpus)
+        needs = run.job.shape.needs
+        return Gap(
+            gap.gpus - sum(gpu not in self._unusable for gpu in held),
+            gap.cpus - needs.cpus,
+            gap.memory - needs.memory,
+        )
+
+    def suits(self, needs: Needs, i: int) -> bool:
+        """Whether the node, while empty, offers what is asked of any one node."""
+        key = (needs, self.nodes[i].kind)
+        met = self._met.get(key)
+        if met is None:
+            met = self._met[key] = needs.met_by(key[1])
+        return met
+
+    def _offers(self, needs: Needs, i: int) -> bool:
+        return (
+            self.suits(needs, i)
+            and needs.cpus <= self._cpus[i]
+            and needs.memory <= self._memory[i]
+        )
+
+    def could(self, shape: Shape, i: int) -> bool:
+        """Whether one part of the gang could ever run there: the node is open, suits, and has enough usable GPUs."""
+        node = self.nodes[i]
+        return (
+            node.state is Readiness.OPEN
+            and self.suits(shape.needs, i)
+            and sum(gpu.id not in self._unusable for gpu in node.gpus) >= shape.gpus_per_node
+        )
+
+    def open_for(self, shape: Shape, ends_at: float, i: int) -> bool:
+        """Whether the node may be cleared for a part of the gang: it could run it, and no older gang wants it before that ends."""
+        return self.kept.get(i, ends_at) >= ends_at and self.could(shape, i)
+
+    def candidates(self, shape: Shape, ends_at: float) -> Iterator[int]:
+        """Yield the nodes that can take one part of the gang now, tightest first. A node kept for an older gang takes what ends in time."""
+        for bucket in self._buckets[shape.gpus_per_node :]:
+            for i in bucket:
+                if self._offers(shape.needs, i) and self.kept.get(i, ends_at) >= ends_at:
+                    yield i
+
+    def find(self, shape: Shape, ends_at: float) -> tuple[int, ...] | None:
+        """Return nodes for the whole gang, or None: the tightest node for one part, else the fewest racks and switches."""
+        candidates = self.candidates(shape, ends_at)
+        if shape.nodes == 1:
+            tightest = next(candidates, None)
+            return None if tightest is None else (tightest,)
+        return closest(self.nodes, list(candidates), shape.nodes)
+
+    def take(self, job: Job, chosen: tuple[int, ...]) -> tuple[Slot, ...]:
+        """Give the job its GPUs on the chosen nodes, as far as they are free."""
+        return tuple(self._take(i, job.shape) for i in chosen)
+
+    def _take(self, i: int, shape: Shape) -> Slot:
+        free = self._free[i]
+        old = self._buckets[len(free)]
+        del old[bisect_left(old, i)]
+        given, self._free[i] = free[: shape.gpus_per_node], free[shape.gpus_per_node :]
+        insort(self._buckets[len(self._free[i])], i)
+        self._charge(i, shape.needs, 1)
+        return Slot(self.nodes[i].id, given)
+
+
+def _free_gpus(node: Node, taken: set[int]) -> tuple[int, ...]:
+    if node.state is not Readiness.OPEN:
+        return ()
+    return tuple(gpu.id for gpu in node.gpus if gpu.id not in taken)
