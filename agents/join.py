@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agents.adapters.address import Address, AddressError, parse_address, trusting, unverified
 from agents.adapters.keys import (
     Identity,
     IdentityError,
+    keep,
+    key_for_token,
     load_identity,
-    load_or_create_key,
-    save_identity,
     verify,
 )
 from dcops.wire.frames import IDENTITY_PATH, JOIN_PATH
@@ -61,7 +62,7 @@ def join(
     try:
         address, parsed = parse_address(server), parse_token(token)
         _check_free(state_dir, replace=replace)
-        key = load_or_create_key(state_dir)
+        key = key_for_token(state_dir, parsed.token_id)
     except (AddressError, IdentityError, ValueError) as error:
         raise JoinError(str(error)) from error
     except OSError as error:
@@ -87,7 +88,7 @@ def join(
         to_base64(public_key),
         document.ca_pem,
     )
-    _keep(state_dir, identity)
+    _keep(state_dir, key, identity)
     return answer
 
 
@@ -102,13 +103,13 @@ def _check_free(state_dir: Path, *, replace: bool) -> None:
         )
 
 
-def _keep(state_dir: Path, identity: Identity) -> None:
+def _keep(state_dir: Path, key: Ed25519PrivateKey, identity: Identity) -> None:
     try:
-        save_identity(state_dir, identity)
+        keep(state_dir, key, identity)
     except OSError as error:
         raise JoinError(
             f"The server took this node in as {identity.node_name}, but {state_dir} could not be written "
-            f"({error.strerror}). Make room there and join again with a new token."
+            f"({error.strerror}). Make room there and run the same command again at once."
         ) from error
 
 

@@ -35,8 +35,8 @@ HELD_S = 300.0  # before records that the server refused are tried again
 _STAY_AWAY_S = {
     RefusalCode.PROTOCOL: 300.0,
     RefusalCode.IDENTITY: 300.0,
-    RefusalCode.REVOKED: 900.0,
-    RefusalCode.CLONED: 900.0,
+    RefusalCode.REVOKED: 300.0,
+    RefusalCode.CLONED: 300.0,
     RefusalCode.REPLACED: 60.0,
     RefusalCode.FOREIGN: 300.0,
 }

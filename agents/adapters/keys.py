@@ -1,5 +1,6 @@
 """What makes this machine this node: its Ed25519 key and who it joined, in the state folder."""
 
+import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -44,25 +45,40 @@ class Identity(msgspec.Struct, frozen=True):
         return key
 
 
-def load_or_create_key(state_dir: Path) -> Ed25519PrivateKey:
-    """The node's key, made (mode 0600) if there is none. Raises IdentityError, OSError."""
-    path = state_dir / KEY_FILE
+def key_for_token(state_dir: Path, token_id: str) -> Ed25519PrivateKey:
+    """The key to join with under this token: the same again if an earlier answer was lost. Raises IdentityError, OSError."""
+    path = state_dir / f"joining-{hashlib.sha256(token_id.encode()).hexdigest()[:16]}.pem"
     if not path.exists():
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = Ed25519PrivateKey.generate()
-        write_private(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return load_key(state_dir)
+        write_private(path, _pem(Ed25519PrivateKey.generate()))
+    return _read_key(path)
+
+
+def keep(state_dir: Path, key: Ed25519PrivateKey, identity: Identity) -> None:
+    """This key is a node now: make both the agent's own. Raises OSError; joining with the same token again is safe."""
+    write_private(state_dir / KEY_FILE, _pem(key))
+    text = msgspec.json.format(msgspec.json.encode(identity), indent=2)
+    write_private(state_dir / IDENTITY_FILE, text + b"\n")
+    for path in state_dir.glob("joining-*.pem"):
+        path.unlink(missing_ok=True)
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def load_key(state_dir: Path) -> Ed25519PrivateKey:
     """The node's key. Raises IdentityError if it is absent, damaged or open to others."""
-    path = state_dir / KEY_FILE
+    return _read_key(state_dir / KEY_FILE)
+
+
+def _read_key(path: Path) -> Ed25519PrivateKey:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         data = path.read_bytes()
     except FileNotFoundError:
         raise IdentityError(
-            f"There is no node key in {state_dir}. Join first: dcops-agent join."
+            f"There is no node key in {path.parent}. Join first: dcops-agent join."
         ) from None
     except PermissionError:
         raise IdentityError(
@@ -97,12 +113,6 @@ def load_identity(state_dir: Path) -> Identity | None:
             f"{path} is damaged ({error}). Join again: dcops-agent join."
         ) from error
     return identity
-
-
-def save_identity(state_dir: Path, identity: Identity) -> None:
-    """Write the identity: whole, or the old one stays. Raises OSError."""
-    text = msgspec.json.format(msgspec.json.encode(identity), indent=2)
-    write_private(state_dir / IDENTITY_FILE, text + b"\n")
 
 
 def write_private(path: Path, data: bytes) -> None:
