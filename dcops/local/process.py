@@ -208,16 +208,25 @@ def finish(process: subprocess.Popen[bytes], patience_s: float) -> None:
 
 
 def processes_of(instance: str) -> list[int]:
-    """Return the ids of all processes that carry this instance's cookie, except this one."""
-    needle = f"{COOKIE}={instance}".encode()
+    """Return the ids of all processes of a data directory, except this one: those with its cookie, and its PostgreSQL's.
+
+    PostgreSQL writes its titles over its environment, but all its processes work in their data directory.
+    """
+    cookie, pgdata = f"{COOKIE}={instance}".encode(), f"{instance}/postgres"
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if needle in (entry / "environ").read_bytes().split(b"\0"):
+            if cookie in (entry / "environ").read_bytes().split(b"\0") or _works_in(entry, pgdata):
                 found.append(int(entry.name))
     return sorted(found)
+
+
+def _works_in(process: Path, pgdata: str) -> bool:
+    return (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink() == Path(
+        pgdata
+    )
 
 
 def end_orphans(instance: str, patience_s: float = 10.0) -> int:

@@ -176,6 +176,8 @@ class EmbeddedRedis:
                 "unixsocketperm 700",
                 "protected-mode yes",
                 "daemonize no",
+                # A rewritten title would overwrite the environment, by which a later start recognises this process.
+                "set-proc-title no",
                 'save ""',
                 "appendonly no",
                 f'dir "{self.socket.parent}"',

@@ -37,6 +37,14 @@ class Hall:
     gpus_per_node: int
     rate_hz: float = 1.0
 
+    def arguments(self) -> list[str]:
+        """Return them as `dcops demo` takes them."""
+        return [
+            *("--nodes", str(self.nodes)),
+            *("--gpus-per-node", str(self.gpus_per_node)),
+            *("--rate", f"{self.rate_hz:g}"),
+        ]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -251,45 +259,29 @@ class Launch:
         return self._public_url
 
     def _join(self, token: str) -> None:
-        command = [program("dcops-agent"), "join", "--server", self._local_url(), "--token", token]
-        command += ["--state-dir", str(self.instance.data_dir / "agent")]
-        _run_command(
-            command, self.instance.base_environment(), "This machine's agent could not join"
-        )
+        command = [
+            program("dcops-agent"),
+            "join",
+            "--server",
+            self._local_url(),
+            *self._state("agent"),
+        ]
+        env = self.instance.base_environment() | {"DCOPS_JOIN_TOKEN": token}
+        _run_command(command, env, "This machine's agent could not join")
 
     def _start_agents(self, hall_token: str | None) -> None:
         env, logs = self.instance.base_environment(), self.instance.log_dir
         if self.options.agent:
-            command = [
-                program("dcops-agent"),
-                "run",
-                "--state-dir",
-                str(self.instance.data_dir / "agent"),
-            ]
-            self._supervisor.start(
-                Program("agent", command, env, logs, death_signal=signal.SIGTERM)
-            )
+            run = [program("dcops-agent"), "run", *self._state("agent")]
+            self._supervisor.start(Program("agent", run, env, logs, death_signal=signal.SIGTERM))
         if self.options.hall and hall_token:
-            hall = self.options.hall
-            command = [
-                sys.executable,
-                "-m",
-                "agents.sim",
-                "--server",
-                self._local_url(),
-                "--token",
-                hall_token,
-            ]
-            command += ["--nodes", str(hall.nodes), "--gpus-per-node", str(hall.gpus_per_node)]
-            command += [
-                "--rate",
-                f"{hall.rate_hz:g}",
-                "--state-dir",
-                str(self.instance.data_dir / "hall"),
-            ]
-            self._supervisor.start(
-                Program("hall", command, env, logs, death_signal=signal.SIGTERM)
-            )
+            hall = [sys.executable, "-m", "agents.sim", "--server", self._local_url()]
+            hall += [*self.options.hall.arguments(), *self._state("hall")]
+            env = env | {"DCOPS_SIM_TOKEN": hall_token}
+            self._supervisor.start(Program("hall", hall, env, logs, death_signal=signal.SIGTERM))
+
+    def _state(self, name: str) -> list[str]:
+        return ["--state-dir", str(self.instance.data_dir / name)]
 
     def _greet(self, set_up: str | None) -> None:
         self._say(f"\ndcops runs at {self._public_url}")

@@ -1,0 +1,185 @@
+"""`dcops up` on this machine: it starts, ends, recovers, and says in one sentence why it cannot."""
+
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+
+import psutil
+import psycopg
+import pytest
+
+from dcops.local.instance import Instance
+from tests.acceptance.launcher import DCOPS, Launcher, clean_environment, wait_until
+from tests.servers import make_data_dir
+
+pytestmark = pytest.mark.xdist_group("up")
+
+
+@pytest.fixture(scope="module")
+def home():
+    """A data directory that the tests of this module start again and again, as an operator does."""
+    import shutil
+
+    base = make_data_dir()
+    yield base / "data"
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def _listeners(pids):
+    found = set()
+    for pid in pids:
+        try:
+            connections = psutil.Process(pid).net_connections(kind="inet")
+        except psutil.NoSuchProcess:
+            continue
+        found |= {c.laddr[:2] for c in connections if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_it_starts_listens_on_loopback_only_and_leaves_nothing_behind(home):
+    with Launcher(home, "--no-agent") as dcops:
+        dcops.wait_until_ready()
+        assert dcops.fetch("/healthz")[0] == 200
+        link = next(line.strip() for line in dcops.said.splitlines() if "/set-up/" in line)
+        assert dcops.fetch(link.removeprefix(dcops.url()))[0] == 200
+        assert _listeners(dcops.processes()) == {("127.0.0.1", dcops.port)}
+        assert dcops.end(signal.SIGINT) == 0
+        dcops.wait_until_nothing_is_left()
+
+
+def _write(home, statement):
+    with psycopg.connect(Instance(home).attached_urls().owner) as owner:
+        owner.execute(statement)
+
+
+def _count(home):
+    with psycopg.connect(Instance(home).attached_urls().owner) as owner:
+        return owner.execute("SELECT count(*) FROM left_behind").fetchone()[0]
+
+
+def test_a_killed_launcher_takes_its_children_along_and_the_next_start_keeps_the_data(home):
+    with Launcher(home, "--no-agent") as dcops:
+        dcops.wait_until_ready()
+        _write(home, "CREATE TABLE left_behind AS SELECT 1")
+        dcops.process.kill()
+        dcops.process.wait()
+        dcops.wait_until_nothing_is_left()
+    with Launcher(home, "--no-agent") as dcops:
+        dcops.wait_until_ready()
+        assert _count(home) == 1
+        assert dcops.end() == 0
+        dcops.wait_until_nothing_is_left()
+
+
+def test_what_an_earlier_start_left_running_is_ended_first_and_two_run_side_by_side(
+    home, tmp_path
+):
+    orphan = subprocess.Popen(
+        ["sleep", "600"], env=clean_environment(DCOPS_INSTANCE=str(home)), start_new_session=True
+    )
+    (home / "postgres" / "postmaster.pid").write_text(f"{orphan.pid}\n{home / 'postgres'}\n")
+    second_home = home.with_name("second")
+    with Launcher(home, "--no-agent") as first, Launcher(second_home, "--no-agent") as second:
+        first.wait_until_ready()
+        assert orphan.wait(1) == -signal.SIGKILL
+        assert "Ended 1 processes" in first.said
+        second.wait_until_ready()
+        assert first.fetch("/healthz")[0] == second.fetch("/healthz")[0] == 200
+        assert "Another dcops runs" in _refused(home)
+        assert first.end() == second.end() == 0
+        first.wait_until_nothing_is_left()
+        second.wait_until_nothing_is_left()
+
+
+def test_a_program_that_dies_is_started_again(home):
+    with Launcher(home, "--no-agent") as dcops:
+        dcops.wait_until_ready()
+        for name in ("dcops.asgi:application", "redis-server", "postgres -D"):
+            _kill(dcops, name)
+
+        def answers():
+            try:
+                return dcops.fetch("/readyz")[0] == 200 and '"ready"' in dcops.fetch("/readyz")[1]
+            except (OSError, urllib.error.URLError):
+                return False
+
+        wait_until(answers, 60, lambda: dcops.said)
+        assert dcops.end() == 0
+        dcops.wait_until_nothing_is_left()
+
+
+def _kill(dcops, word):
+    victims = [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if p.pid in dcops.processes() and word in " ".join(p.info["cmdline"] or [])
+    ]
+    assert victims, word
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _refused(data_dir, *arguments, user=None, **environment):
+    """Start dcops where it cannot start; it must say one sentence, and quickly. Returns that sentence."""
+    done = subprocess.run(
+        [DCOPS, "up", "--data-dir", data_dir, *arguments],
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        user=user,
+    )
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_a_busy_port_says_so(tmp_path):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert f"Port {port} is in use" in _refused(tmp_path / "data", "--port", str(port))
+
+
+def test_a_directory_that_cannot_be_written_says_so(tmp_path):
+    assert "cannot be used" in _refused("/proc/dcops")
+
+
+def test_a_foreign_database_directory_says_so(tmp_path):
+    foreign = tmp_path / "data" / "postgres"
+    foreign.mkdir(parents=True)
+    (tmp_path / "data" / "dcops.lock").touch()
+    (foreign / "PG_VERSION").write_text("18\n")
+    assert "was not made by dcops" in _refused(tmp_path / "data", "--port", "18999")
+    (foreign / "dcops-instance").touch()
+    (foreign / "PG_VERSION").write_text("16\n")
+    assert "made by PostgreSQL 16" in _refused(tmp_path / "data", "--port", "18999")
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        (
+            {"DCOPS_DATABASE_URL": "postgresql://a:b@localhost/x"},
+            "DCOPS_OWNER_DATABASE_URL is not set",
+        ),
+        ({"DCOPS_LIVE_URL": "redis://localhost"}, "DCOPS_CELERY_URL is not set"),
+        ({"DCOPS_PUBLIC_URL": "http://gpu.example"}, "TLS only"),
+    ],
+)
+def test_half_a_setting_says_so(tmp_path, environment, sentence):
+    assert sentence in _refused(tmp_path / "data", "--port", "18998", **environment)
+    assert not list(tmp_path.glob("data/postgres"))
+
+
+def test_a_wrong_setting_of_the_product_says_so(home):
+    assert "DCOPS_RAW_DAYS is 'many'" in _refused(home, "--port", "18997", DCOPS_RAW_DAYS="many")
+    assert "DCOPS_SECRET_KEY is weak" in _refused(
+        home, "--port", "18997", DCOPS_SECRET_KEY="short"
+    )
