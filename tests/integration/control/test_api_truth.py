@@ -3,11 +3,14 @@
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from dcops.fleet import actions, queries
 from dcops.wsgi import application
 from tests.integration.control.cast import NOW, bearer, inventory, join
 
+# A schema cannot say that only a simulated hall shares a token, or that decisions depend on a node's state.
+ACROSS_FIELDS = {"/api/v1/join-tokens"}
 LIMITS = settings(
     max_examples=15,
     deadline=None,
@@ -23,7 +26,7 @@ def described(transactional_db, administrator):
     """The API's own description as an administrator gets it, and their headers."""
     node = queries.node_for_link(join(hostname="gpu-1").node_id)
     actions.record_inventory(node.id, inventory("GPU-a"), NOW)
-    headers = bearer(administrator) | {"Host": "localhost"}
+    headers = {"Authorization": bearer(administrator)["authorization"], "Host": "localhost"}
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", application, headers=headers)
     return schema, headers
 
@@ -38,10 +41,12 @@ def test_everything_the_api_answers_is_as_described(described):
 
 
 def _check(operation, headers):
+    excluded = [positive_data_acceptance] if operation.path in ACROSS_FIELDS else []
+
     @LIMITS
     @given(case=operation.as_strategy())
     def answers_as_described(case):
-        case.call_and_validate(headers=headers)
+        case.call_and_validate(headers=headers, excluded_checks=excluded)
 
     answers_as_described()
 
