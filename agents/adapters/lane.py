@@ -245,12 +245,12 @@ class Lane:
 
         Raises OSError if a segment cannot be read now but may be later.
         """
-        try:
-            return self._search(busy, max_records, max_bytes)
-        finally:
-            if self._found_loss:
-                self._found_loss = False
-                self._owner.record_losses()
+        found = self._search(busy, max_records, max_bytes)
+        if self._found_loss:
+            self._found_loss = False
+            self._owner.record_losses()
+            found = found or self._search(busy, max_records, max_bytes)
+        return found
 
     def _search(
         self, busy: Busy, max_records: int, max_bytes: int

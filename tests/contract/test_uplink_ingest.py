@@ -182,7 +182,7 @@ async def test_what_the_limit_dropped_is_a_gap_on_the_server(
     async with agent.connected(ingest):
         await until(agent.drained)
     rows, _ = stored(sql)
-    gaps = sql("SELECT sum(last_seq - first_seq + 1) FROM gap")[0][0]
+    gaps = sql("SELECT sum(last_seq - first_seq + 1)::int FROM telemetry_gap")[0][0]
     assert 0 < gaps < 600
     assert rows / 2 + gaps == 600
 
@@ -200,7 +200,7 @@ async def test_a_damaged_segment_is_a_gap_on_the_server(ingest, node, sql, tmp_p
     async with again.connected(ingest):
         await until(again.drained)
     rows, _ = stored(sql)
-    gaps = sql("SELECT sum(last_seq - first_seq + 1), count(*) FROM gap")[0]
+    gaps = sql("SELECT sum(last_seq - first_seq + 1)::int, count(*) FROM telemetry_gap")[0]
     assert gaps[1] == 2
     assert rows / 2 + gaps[0] == 300
 
