@@ -35,12 +35,8 @@ def state() -> LiveState:
 def frame(key: PanelKey, view: FleetView, kind: str) -> dict[str, Any]:
     """A panel's data as a snapshot or an update. Raises NotFound for a panel, metric or subject that is not there."""
     if key.panel == "overview" and key.metric in METRICS:
-        made = (
-            overview.snapshot(view, key.metric)
-            if kind == "snapshot"
-            else overview.frame(view, key.metric)
-        )
-        return made
+        make = overview.snapshot if kind == "snapshot" else overview.frame
+        return make(view, key.metric)
     if key.panel == "node":
         for node in view.grid.seats:
             if node.name == key.subject:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -71,23 +72,30 @@ async def in_thread(work: Callable[[], Result]) -> Result:
 
 @dataclass(eq=False)
 class Viewer:
-    """One socket: the panel it watches and the newest bytes for it."""
+    """One socket: the panel it watches, and what waits to be sent: a snapshot at most, then one update at most."""
 
     language: str
     key: PanelKey | None = None
-    frame: bytes | None = None
+    snapshot: bytes | None = None
+    update: bytes | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def offer(self, frame: bytes) -> None:
-        """Replace what waits to be sent."""
-        self.frame = frame
+    def start(self, snapshot: bytes) -> None:
+        """Begin anew from a snapshot: an update that waits belongs to what was before."""
+        self.snapshot, self.update = snapshot, None
         self.wake.set()
 
-    def take(self) -> bytes | None:
-        """Take what waits to be sent."""
-        frame, self.frame = self.frame, None
+    def offer(self, update: bytes) -> None:
+        """Replace the update that waits."""
+        self.update = update
+        self.wake.set()
+
+    def take(self) -> list[bytes]:
+        """Take what waits, in order."""
+        waiting = [frame for frame in (self.snapshot, self.update) if frame is not None]
+        self.snapshot = self.update = None
         self.wake.clear()
-        return frame
+        return waiting
 
 
 @dataclass
@@ -135,9 +143,7 @@ class Hub:
         for key, watched in list(self.watched.items()):
             watched.seq += 1
             watched.snapshot = None
-            frame = await in_thread(
-                lambda key=key, seq=watched.seq: make_frame(key, view, "update", seq)
-            )  # type: ignore[misc]
+            frame = await in_thread(partial(make_frame, key, view, "update", watched.seq))
             for viewer in watched.viewers:
                 viewer.offer(frame)
 
@@ -154,7 +160,7 @@ class Hub:
         self.leave(viewer)
         viewer.key = key
         self.watched.setdefault(key, watched).viewers.add(viewer)
-        viewer.offer(snapshot)
+        viewer.start(snapshot)
 
     def leave(self, viewer: Viewer) -> None:
         """Forget a viewer; a panel without viewers is computed no more."""
@@ -266,8 +272,7 @@ async def _answer(viewer: Viewer, ask: Ask) -> None:
 async def _tell(viewer: Viewer, send: Send) -> None:
     while True:
         await viewer.wake.wait()
-        frame = viewer.take()
-        if frame is not None:
+        for frame in viewer.take():
             await send({"type": "websocket.send", "text": frame.decode()})
 
 

@@ -149,7 +149,9 @@ class Grid:
 
 def make_grid(seats: Sequence[NodeSeat], version: str) -> Grid:
     """Lay the seats out as cells."""
-    cells = [(i, node, gpu) for i, node in enumerate(seats) for gpu in (node.gpus or [None])]
+    cells: list[tuple[int, NodeSeat, GpuSeat | None]] = []
+    for position, node in enumerate(seats):
+        cells += [(position, node, gpu) for gpu in node.gpus or (None,)]
     nan = float("nan")
     return Grid(
         seats=seats,

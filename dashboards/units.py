@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P")
 

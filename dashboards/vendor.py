@@ -91,7 +91,8 @@ def fetch(package: Package, work: Path) -> bytes:
         check=True,
         capture_output=True,
     )
-    return (work / json.loads(answer.stdout)[0]["filename"]).read_bytes()
+    name: str = json.loads(answer.stdout)[0]["filename"]
+    return (work / name).read_bytes()
 
 
 def vendor(package: Package) -> None:

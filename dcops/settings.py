@@ -178,7 +178,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = Path(env_str("DCOPS_STATIC_ROOT", str(DATA_DIR / "static")))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "dashboards.storage.StaticStorage"},
 }
 
 # Retention, in the unit of the name; None of these is applied before the data it drops was rolled up.

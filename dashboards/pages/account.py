@@ -1,5 +1,6 @@
 """Signing in and out, one's own password, and the first administrator."""
 
+from dataclasses import asdict
 from typing import Any
 
 from django import forms
@@ -15,7 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from dcops import clock
 from dcops.access import actions, queries
-from dcops.access.actor import of_request
+from dcops.access.actor import of_request, visit_of
 from dcops.domain.errors import Refused, TooMany
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
@@ -103,8 +104,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
             user = actions.sign_in(
                 form.cleaned_data["username"],
                 form.cleaned_data["password"],
-                source_ip=request.source_ip,  # type: ignore[attr-defined]
-                request_id=request.request_id,  # type: ignore[attr-defined]
+                **asdict(visit_of(request)),
                 now=clock.now(),
             )
         except TooMany as error:
@@ -154,8 +154,7 @@ def set_up(request: HttpRequest) -> HttpResponse:
                 link,
                 username=form.cleaned_data["username"],
                 password=form.cleaned_data["password"],
-                source_ip=request.source_ip,  # type: ignore[attr-defined]
-                request_id=request.request_id,  # type: ignore[attr-defined]
+                **asdict(visit_of(request)),
                 now=clock.now(),
             )
         except Refused as error:

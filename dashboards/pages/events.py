@@ -20,10 +20,7 @@ def events(request: HttpRequest) -> HttpResponse:
     """GET /events/"""
     require(of_request(request), Action.VIEW)
     now = clock.now()
-    params = request.GET.copy()
-    params.setdefault("range", "24h")
-    request.GET = params
-    chosen, picker = range_context(request, now)
+    chosen, picker = range_context(request, now, default="24h")
     level = request.GET.get("level", "")
     view = state().view(now)
     found = event_lines(limit=LIMIT, start=chosen.start, end=chosen.end)

@@ -38,7 +38,8 @@ def node_charts(
         chart("gpu-temperature", _("GPU temperature"), "°C", per_gpu(gpus, "temperature_c")),
         chart("gpu-memory", _("GPU memory used"), "B", per_gpu(gpus, "memory_used_bytes")),
     ] if gpus else []  # fmt: skip
-    return of_gpus + [
+    return [
+        *of_gpus,
         chart(
             "cpu",
             _("CPU"),

@@ -63,7 +63,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "metrics": metric_labels(),
         "snapshot": frame(PanelKey("overview", "", metric, get_language() or "en"), view, "snapshot"),
         "size": size,
-        "has_gpus": gpus > 0,
+        "charts": trend_charts(has_gpus=gpus > 0),
         "few_nodes": nodes <= FEW_NODES,
         "simulated": any(node.simulated for node in view.grid.seats),
     })  # fmt: skip

@@ -6,14 +6,16 @@ from typing import Any
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
-from dashboards.timerange import PRESETS, BadRange, TimeRange, parse
+from dashboards.timerange import DEFAULT, PRESETS, BadRange, TimeRange, parse
 
 
-def range_context(request: HttpRequest, now: datetime) -> tuple[TimeRange, dict[str, Any]]:
+def range_context(
+    request: HttpRequest, now: datetime, default: str = DEFAULT.key
+) -> tuple[TimeRange, dict[str, Any]]:
     """The page's range and the picker's context. A range that cannot be read shows the default and says so."""
     problem = ""
     try:
-        chosen = parse(request.GET, now)
+        chosen = parse({"range": default, **request.GET.dict()}, now)
     except BadRange as error:
         chosen, problem = parse({}, now), str(error)
     names = {

@@ -36,12 +36,12 @@ def line(level: str, text: str, detail: str = "", href: str = "", at_us: int = 0
 
 def where(view: FleetView, event: EventLine) -> tuple[str, str]:
     """Name the place of an event and link to its page."""
-    if event.gpu_id in view.grid.by_gpu:
+    if event.gpu_id is not None and event.gpu_id in view.grid.by_gpu:
         node, gpu = view.grid.by_gpu[event.gpu_id]
         return _("%(node)s GPU %(index)s") % {"node": node.name, "index": gpu.index}, reverse(
             "gpu", args=[gpu.uuid]
         )
-    if event.node_id in view.grid.by_node:
+    if event.node_id is not None and event.node_id in view.grid.by_node:
         name = view.grid.by_node[event.node_id].name
         return name, reverse("node", args=[name])
     return _("the fleet"), reverse("events")

@@ -27,12 +27,14 @@ class Scale:
 
 def above_zero(column: Floats) -> Flags:
     """Where a reading is known and more than 0."""
-    return np.nan_to_num(column, nan=0.0) > 0
+    above: Flags = np.nan_to_num(column, nan=0.0) > 0
+    return above
 
 
-def fresh(view: FleetView, at_us: np.ndarray) -> Flags:
+def fresh(view: FleetView, at_us: Ints) -> Flags:
     """Which rows are young enough to be called live."""
-    return at_us >= view.now_us - view.silent_after_s * 1_000_000
+    young: Flags = at_us >= view.now_us - view.silent_after_s * 1_000_000
+    return young
 
 
 def per_cell(view: FleetView, of_gpu: Floats, of_host: Floats) -> Floats:
@@ -52,13 +54,15 @@ def faults(view: FleetView) -> Flags:
         for e in view.events
         if e.level == "critical" and e.gpu_id and e.at_us > view.now_us - FAULT_WINDOW_US
     ]
-    return broken | np.isin(view.grid.gpu_ids, np.array(recent, np.int64))
+    found: Flags = broken | np.isin(view.grid.gpu_ids, np.array(recent, np.int64))
+    return found
 
 
 def slowed(view: FleetView) -> Flags:
     """Cells whose clocks are held down by heat or hardware, or that wait for a row remap."""
     reasons = np.nan_to_num(view.gpu.values("clock_event_reasons"), nan=0.0).astype(np.int64)
-    return ((reasons & SLOWED) != 0) | above_zero(view.health.values("row_remap_pending"))
+    held: Flags = (reasons & SLOWED) != 0
+    return held | above_zero(view.health.values("row_remap_pending"))
 
 
 def marks(view: FleetView) -> str:

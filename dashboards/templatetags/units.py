@@ -6,7 +6,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from dashboards.units import Figure, duration, figure
+from dashboards.units import UNKNOWN, Figure, duration, figure
 
 register = template.Library()
 
@@ -31,14 +31,14 @@ def quantity(value: float | None, unit: str = "") -> SafeString:
 @register.filter
 def span(seconds: float | None) -> str:
     """Seconds as a span a person reads."""
-    return "–" if seconds is None else duration(seconds)
+    return UNKNOWN if seconds is None else duration(seconds)
 
 
 @register.filter
 def moment(at: datetime | int | None) -> SafeString | str:
     """A <time> the browser turns into its own zone; UTC stays in the title. Integers are µs since 1970."""
     if at is None:
-        return "–"
+        return UNKNOWN
     when = datetime.fromtimestamp(at / 1e6, tz=UTC) if isinstance(at, int) else at.astimezone(UTC)
     text = f"{when:%Y-%m-%d %H:%M:%S} UTC"
     return format_html(

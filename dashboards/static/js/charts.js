@@ -28,10 +28,10 @@ class Chart {
 
   // Columns by "table/subject": { t_ms, columns, from_ms, to_ms, step_s }.
   load(found) {
-    this.lines = this.spec.lines.map((line) => {
+    this.lines = this.spec.lines.map((line, i) => {
       const source = found.get(`${line.table}/${line.subject}`);
       const column = source?.columns[line.metric] ?? [];
-      return { ...line, x: [...(source?.t_ms ?? [])], y: column.map((value) => (value === null ? null : value * line.factor)) };
+      return { ...line, hue: i, x: [...(source?.t_ms ?? [])], y: column.map((value) => (value === null ? null : value * line.factor)) };
     });
     const first = found.values().next().value;
     this.step = first ? first.step_s * 1000 : 1000;
@@ -78,10 +78,10 @@ class Chart {
   caption() {
     const colours = tokens().series;
     this.now.textContent = this.lines.length && this.lines.length <= 4 ? this.lines.map((line) => this.value(line.y.at(-1))).join(" · ") : "";
-    const named = this.lines.map((line, i) => {
+    const named = this.lines.map((line) => {
       const label = document.createElement("span");
       label.textContent = line.label;
-      label.style.color = colours[i % colours.length];
+      label.style.color = colours[line.hue % colours.length];
       return label;
     });
     this.labels.replaceChildren(...(named.length <= 16 ? named : []));
@@ -165,10 +165,10 @@ class Chart {
     this.ready();
     const top = this.top();
     const c = this.colours;
-    const traces = this.lines.map((line, i) => ({
+    const traces = this.lines.map((line) => ({
       type: "scatter", mode: "lines", name: escapeText(line.label), x: line.x.map(local), y: line.y, connectgaps: false,
       customdata: line.y.map((value) => this.value(value)), hovertemplate: "%{customdata}",
-      line: { color: c.series[i % c.series.length], width: 1.4, dash: line.dashed ? "dash" : i >= 8 ? "dot" : "solid" },
+      line: { color: c.series[line.hue % c.series.length], width: 1.4, dash: line.dashed ? "dash" : line.hue >= 8 ? "dot" : "solid" },
     }));
     if (this.events.length) traces.push(this.eventTrace(top));
     this.made = true;
@@ -198,7 +198,7 @@ class Chart {
       width: this.plot.clientWidth, height: this.plot.clientHeight, padding: [8, 8, 0, 0], legend: { show: false }, cursor: { y: false },
       scales: { x: { time: true, auto: false, range: () => [this.from / 1000, this.to / 1000] }, y: { range: () => [0, this.top()] } },
       axes: [{ ...axis, size: 24, values: (_, ticks) => ticks.map((tick) => clockTime(new Date(tick * 1000)).slice(0, 5)) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => text(tick, this.spec.unit)) }],
-      series: [{}, ...this.lines.map((line, i) => ({ label: line.label, stroke: c.series[i % c.series.length], width: 1, spanGaps: false, points: { show: false } }))],
+      series: [{}, ...this.lines.map((line) => ({ label: line.label, stroke: c.series[line.hue % c.series.length], width: 1, spanGaps: false, points: { show: false } }))],
     }, data, this.plot);
   }
 
