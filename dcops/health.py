@@ -1,6 +1,5 @@
 """What machines ask the server about itself: /healthz, /readyz and /metrics."""
 
-
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection

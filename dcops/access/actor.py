@@ -89,6 +89,20 @@ def require(actor: Actor, action: Action, obj: object = None) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One HTTP request as the server saw it: the address it came from, and the number it has in the logs and the trail."""
+
+    source_ip: str
+    request_id: str
+
+
+def visit_of(request: HttpRequest) -> Visit:
+    """Return what RequireSignInMiddleware noted about this request."""
+    visit: Visit = request.visit  # type: ignore[attr-defined]
+    return visit
+
+
 def of_request(request: HttpRequest) -> Actor:
     """Return who sent this request, as RequireSignInMiddleware found them. Raises NotSignedIn for nobody."""
     actor = getattr(request, "actor", None)

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -14,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from dcops import clock
 from dcops.access import actions, queries
-from dcops.access.actor import Actor
+from dcops.access.actor import Actor, Visit, visit_of
 from dcops.access.models import User
 from dcops.access.responses import error_response, status_of
 from dcops.domain.errors import Forbidden, NotSignedIn, Refused, Unavailable
@@ -48,11 +49,11 @@ class RequireSignInMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request.request_id = secrets.token_hex(8)  # type: ignore[attr-defined]
-        request.source_ip = source_ip(request)  # type: ignore[attr-defined]
+        visit = Visit(source_ip(request), secrets.token_hex(8))
+        request.visit = visit  # type: ignore[attr-defined]
         request.actor = None  # type: ignore[attr-defined]
         response = self._admit(request)
-        response["X-Request-Id"] = request.request_id  # type: ignore[attr-defined]
+        response["X-Request-Id"] = visit.request_id
         if not request.path_info.startswith("/static/") and "Cache-Control" not in response:
             response["Cache-Control"] = "no-store"
         return response
@@ -114,7 +115,7 @@ def find_actor(request: HttpRequest) -> Actor | None:
     user = request.user
     if not isinstance(user, User):
         return None
-    return queries.actor_of_user(user, source_ip=request.source_ip, request_id=request.request_id)  # type: ignore[attr-defined]
+    return queries.actor_of_user(user, **asdict(visit_of(request)))
 
 
 def _by_token(request: HttpRequest, authorization: str) -> Actor | None:
@@ -123,9 +124,7 @@ def _by_token(request: HttpRequest, authorization: str) -> Actor | None:
     token = actions.use_token(authorization.removeprefix(BEARER).strip(), now=clock.now())
     if token is None:
         return None
-    return queries.actor_of_token(
-        token, source_ip=request.source_ip, request_id=request.request_id
-    )  # type: ignore[attr-defined]
+    return queries.actor_of_token(token, **asdict(visit_of(request)))
 
 
 def _turn_away(request: HttpRequest) -> HttpResponse:

@@ -1,5 +1,6 @@
 """SQL of access control that the ORM cannot say."""
 
+from datetime import datetime
 from pathlib import Path
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -13,7 +14,9 @@ def grant_app_role(connection: BaseDatabaseWrapper) -> None:
         cursor.execute((SQL / "grants.sql").read_text(encoding="utf-8"))
 
 
-def count_failure(connection: BaseDatabaseWrapper, key: bytes, now: object, ends: object) -> None:
+def count_failure(
+    connection: BaseDatabaseWrapper, key: bytes, now: datetime, ends: datetime
+) -> None:
     """Add one failed sign-in to the key's window, opening a new window where the old one has ended."""
     with connection.cursor() as cursor:
         cursor.execute(
