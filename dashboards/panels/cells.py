@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dashboards.live_state import FleetView, Flags, Floats, Ints
+from dashboards.live_state import Flags, FleetView, Floats, Ints
 
 # Clock event reasons that cost performance and are not a plan: hardware slowdown, thermal (software, hardware), power brake.
 SLOWED = 0x8 | 0x20 | 0x40 | 0x80
