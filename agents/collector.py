@@ -60,8 +60,10 @@ class Collector:
         command: Sequence[str] = COMMAND,
         clock: Callable[[], float] = time.monotonic,
         first_deadline_s: float = FIRST_DEADLINE_S,
+        kill: Callable[[subprocess.Popen[bytes]], None] = subprocess.Popen.kill,
     ) -> None:
         """`deadline_s` for an answer; the first one of a child may take `first_deadline_s`, as drivers start slowly."""
+        self._kill = kill
         self._deadline_s = deadline_s
         self._first_deadline_s = max(first_deadline_s, deadline_s)
         self._command = command
@@ -192,7 +194,7 @@ class Collector:
         child, self._child = self._child, None
         if child is not None:
             child.close()
-            child.process.kill()
+            self._kill(child.process)
             self._abandoned.append(child.process)
 
     def _back_off(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 
 from agents.ports import GpuReport, Want
 from dcops.domain.metrics import GPU_HEALTH, GPU_SAMPLE, NODE_SAMPLE, SampleTable
@@ -37,7 +38,7 @@ class Schedule:
     def take(self, now_s: float) -> bool:
         """Whether a tick is due; if so it counts as done, and those before it as missed."""
         # Multiplied, not added up: a sum of many 0.1 would drift.
-        reached = int((now_s + _TOGETHER_S - self.start_s) / self.every_s) + 1
+        reached = floor((now_s + _TOGETHER_S - self.start_s) / self.every_s) + 1
         if reached <= self._done:
             return False
         self.missed += reached - self._done - 1
