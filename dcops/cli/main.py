@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dcops.cli import simulate
+
 app = typer.Typer(
     help="Monitor and control a data center of GPUs.",
     no_args_is_help=True,
@@ -16,6 +18,7 @@ app = typer.Typer(
 )
 node = typer.Typer(help="The machines of the fleet.", no_args_is_help=True)
 app.add_typer(node, name="node")
+app.command("simulate")(simulate.command)
 
 DataDir = Annotated[
     Path,
@@ -165,6 +168,27 @@ def restore(
         backups.restore(owner_url, file, key_file or _instance(data_dir).backup_key)
     backups.restore_identity(found, data_dir / "server-key.pem")
     typer.echo("Restored. Start dcops again.")
+
+
+@app.command()
+def secrets(
+    host: Annotated[
+        str, typer.Option(help="The name under which people and nodes reach this dcops.")
+    ],
+    directory: Annotated[
+        Path, typer.Argument(help="Where docker-compose.yml looks for them.")
+    ] = Path("secrets"),
+) -> None:
+    """Make the secrets and the certificate of docker-compose.yml."""
+    from dcops import clock
+    from dcops.local import deployment
+
+    deployment.write_secrets(directory, host, now=clock.now())
+    typer.echo(
+        f"Wrote {directory}/. Back it up: with it goes every password, and the authority {directory}/ca.pem."
+    )
+    if deployment.write_env(directory.absolute().parent / ".env", host):
+        typer.echo("Wrote .env. Now: docker compose up --build --detach")
 
 
 @app.command(context_settings=_PASS_ALL)

@@ -8,10 +8,18 @@ from dcops.domain.policy import Policy
 from dcops.domain.workload import Job, Running
 
 
+class Standing(NamedTuple):
+    """The part of a rank that is worth an interruption; the smaller, the stronger."""
+
+    demotion: int  # minus the priority
+    borrows: bool
+    band: int
+
+
 class Rank(NamedTuple):
     """A place in the order; the smaller, the earlier. The last two make it total, so equal jobs never swap."""
 
-    demotion: int  # minus the priority
+    demotion: int
     borrows: bool
     band: int
     share: int
@@ -45,6 +53,6 @@ def rank_running(run: Running, now: float, ledger: Ledger, policy: Policy) -> Ra
     return rank(run.job, run.ran_s(now), now, borrows, ledger.quota(project).share, policy)
 
 
-def outranks(waiting: Rank, running: Rank) -> bool:
+def outranks(waiting: Standing, running: Standing) -> bool:
     """Whether the waiting job is worth an interruption: a higher class, its own share, or a lower band. Never a mere tie-break."""
-    return waiting[:3] < running[:3]
+    return waiting < running

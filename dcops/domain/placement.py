@@ -12,10 +12,10 @@ from dcops.domain import shortage
 from dcops.domain.cluster import View
 from dcops.domain.decisions import Lack, Place, Plan, Preempt, Shortage, Wait
 from dcops.domain.fairness import Ledger
-from dcops.domain.order import Rank, outranks, rank_running, rank_waiting
+from dcops.domain.order import Rank, Standing, outranks, rank_running, rank_waiting
 from dcops.domain.outlook import Outlook
-from dcops.domain.policy import Policy
-from dcops.domain.preemption import Eviction, Victims
+from dcops.domain.policy import DEFAULT, Policy
+from dcops.domain.preemption import Class, Eviction, Victims
 from dcops.domain.reservation import Keeper
 from dcops.domain.room import Room
 from dcops.domain.workload import Job, Running
@@ -23,9 +23,9 @@ from dcops.domain.workload import Job, Running
 _NEVER = float("inf")
 
 
-def plan(view: View, queue: Sequence[Job], now: float, policy: Policy | None = None) -> Plan:
+def plan(view: View, queue: Sequence[Job], now: float, policy: Policy = DEFAULT) -> Plan:
     """Decide about every queued job: place it, make room for it, or say why it waits."""
-    desk = _Desk(view, now, policy or Policy())
+    desk = _Desk(view, now, policy)
     for rank, job in sorted((desk.rank(job), job) for job in queue):
         desk.decide(rank, job)
     return Plan(tuple(desk.places), tuple(desk.preempts), tuple(desk.waits))
@@ -55,8 +55,9 @@ class _Desk:
             self._wait(job, self._quota_shortage(job))
             return
         ends_by = self._outlook.ends_by(job) if self._kept_from else _NEVER
-        claim = rank._replace(borrows=not self._ledger.owns(job.project, job.gpus))
-        alike = (job.shape, claim[:3], bisect_left(self._kept_from, ends_by))
+        borrows = not self._ledger.owns(job.project, job.gpus)
+        claim = Standing(rank.demotion, borrows, rank.band)
+        alike = (job.shape, claim, bisect_left(self._kept_from, ends_by))
         short = self._known.get(alike) or self._try(job, claim, ends_by)
         if short is not None:
             if short.lack is not Lack.MAKING_ROOM:
@@ -64,7 +65,7 @@ class _Desk:
                 self._keep_nodes(job, short)
             self._wait(job, short)
 
-    def _try(self, job: Job, claim: Rank, ends_by: float) -> Shortage | None:
+    def _try(self, job: Job, claim: Standing, ends_by: float) -> Shortage | None:
         """Place the job or make room for it. Return why not yet, or None if it is placed."""
         if (nodes := self._room.find(job.shape, ends_by)) is not None:
             self._ledger.take(job.project, job.gpus)
@@ -74,21 +75,17 @@ class _Desk:
             return self._evict(job, eviction)
         return shortage.of_nodes(job, self._room, self._view.running)
 
-    def _eviction(self, job: Job, claim: Rank, ends_by: float) -> Eviction | None:
-        found = self._victims.find(
-            job, ends_by, lambda run: run.stopping or self._yields(run, claim)
-        )
+    def _eviction(self, job: Job, claim: Standing, ends_by: float) -> Eviction | None:
+        found = self._victims.find(job, ends_by, lambda kind: self._yields(kind, claim))
         if found is None:
             return None
         orders = sum(not run.stopping for run in found.victims)
         return found if orders <= self._policy.max_preemptions - len(self.preempts) else None
 
-    def _yields(self, run: Running, claim: Rank) -> bool:
-        """Whether a running job may be interrupted by a waiting one."""
-        if not self._interruptible(run):
-            return False
-        rank = self._ranks[run.job.id]
-        return outranks(claim, rank._replace(borrows=not self._ledger.owns(run.job.project, 0)))
+    def _yields(self, kind: Class, claim: Standing) -> bool:
+        """Whether running jobs of this class make way for a waiting one."""
+        borrows = not self._ledger.owns(kind.project, 0)
+        return kind.stopping or outranks(claim, Standing(kind.demotion, borrows, kind.band))
 
     def _interruptible(self, run: Running) -> bool:
         return (
@@ -131,16 +128,12 @@ class _Desk:
         return self._known[key]
 
     @cached_property
-    def _ranks(self) -> dict[int, Rank]:
-        return {
-            run.job.id: rank_running(run, self._now, self._ledger, self._policy)
-            for run in self._view.running
-        }
-
-    @cached_property
     def _victims(self) -> Victims:
         may = (run for run in self._view.running if run.stopping or self._interruptible(run))
-        return Victims(((self._ranks[run.job.id], run) for run in may), self._room)
+        return Victims(
+            ((rank_running(run, self._now, self._ledger, self._policy), run) for run in may),
+            self._room,
+        )
 
     @cached_property
     def _keeper(self) -> Keeper:

@@ -26,8 +26,9 @@ class Policy:
     reserve_after_s: float = 3_600.0
 
 
+DEFAULT = Policy()
 POLICIES = {
-    "service": Policy(),
+    "service": DEFAULT,
     "fifo": Policy(service_limits=(), preempts=False, reservations=0),
     "backfill": Policy(service_limits=(), preempts=False),
 }

@@ -28,7 +28,7 @@ class Keeper:
         """Keep the nodes that can take the gang soonest. Return when, or None if no set of nodes can."""
         ready = sorted(
             (when, i)
-            for i in range(len(self._room.nodes))
+            for i in self._room.able(job.shape)
             if i not in self._room.kept and (when := self._ready(job.shape, i, now)) is not None
         )[: job.shape.nodes]
         if len(ready) < job.shape.nodes:
@@ -38,9 +38,7 @@ class Keeper:
         return starts
 
     def _ready(self, shape: Shape, i: int, now: float) -> float | None:
-        """When the node can take one part of the gang, or None if it never can."""
-        if not self._room.could(shape, i):
-            return None
+        """When the node can take one part of the gang, or None if others than jobs are in its way."""
         gap, when = self._room.gap(shape, i), now
         for ends_at, _, run in self._ends[i]:
             if gap.closed:

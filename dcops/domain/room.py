@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dcops.domain.cluster import Node, Readiness
 from dcops.domain.topology import closest
-from dcops.domain.workload import Job, Kind, Needs, Running, Shape, Slot
+from dcops.domain.workload import Job, Needs, Running, Shape, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,12 @@ class Room:
         self.kept: dict[int, float] = {}  # node -> when an older gang wants it
         self._cpus = [node.kind.cpus for node in nodes]
         self._memory = [node.kind.memory for node in nodes]
-        self._met: dict[tuple[Needs, Kind], bool] = {}
+        kinds = {kind: k for k, kind in enumerate(dict.fromkeys(node.kind for node in nodes))}
+        self._kinds = tuple(kinds)
+        self._kind_of = [kinds[node.kind] for node in nodes]
+        self._met: dict[Needs, tuple[bool, ...]] = {}
         self._unusable = {gpu.id for node in nodes for gpu in node.gpus if not gpu.usable}
+        self._usable = [len(_free_gpus(node, self._unusable)) for node in nodes]
         taken = self._unusable | self._claim_all(running)
         self._free = [_free_gpus(node, taken) for node in nodes]
         self._buckets: list[list[int]] = [
@@ -78,40 +82,39 @@ class Room:
             gap.memory - needs.memory,
         )
 
-    def suits(self, needs: Needs, i: int) -> bool:
-        """Whether the node, while empty, offers what is asked of any one node."""
-        key = (needs, self.nodes[i].kind)
-        met = self._met.get(key)
-        if met is None:
-            met = self._met[key] = needs.met_by(key[1])
-        return met
+    def suited(self, needs: Needs) -> list[int]:
+        """Return the nodes, open or not, that while empty offer what is asked of any one node."""
+        met = self._met_by(needs)
+        return [i for i, kind in enumerate(self._kind_of) if met[kind]]
 
-    def _offers(self, needs: Needs, i: int) -> bool:
-        return (
-            self.suits(needs, i)
-            and needs.cpus <= self._cpus[i]
-            and needs.memory <= self._memory[i]
-        )
+    def able(self, shape: Shape) -> list[int]:
+        """Return the open nodes that, while empty, could run one part of the gang."""
+        return [i for i in self.suited(shape.needs) if self._usable[i] >= shape.gpus_per_node]
 
-    def could(self, shape: Shape, i: int) -> bool:
-        """Whether one part of the gang could ever run there: the node is open, suits, and has enough usable GPUs."""
-        node = self.nodes[i]
-        return (
-            node.state is Readiness.OPEN
-            and self.suits(shape.needs, i)
-            and sum(gpu.id not in self._unusable for gpu in node.gpus) >= shape.gpus_per_node
-        )
+    def _met_by(self, needs: Needs) -> tuple[bool, ...]:
+        """Which kinds of node offer what is asked."""
+        if needs not in self._met:
+            self._met[needs] = tuple(needs.met_by(kind) for kind in self._kinds)
+        return self._met[needs]
 
-    def open_for(self, shape: Shape, ends_at: float, i: int) -> bool:
-        """Whether the node may be cleared for a part of the gang: it could run it, and no older gang wants it before that ends."""
-        return self.kept.get(i, ends_at) >= ends_at and self.could(shape, i)
+    def is_kept(self, i: int, ends_at: float) -> bool:
+        """Whether an older gang wants the node before a job that ends then is gone."""
+        return self.kept.get(i, ends_at) < ends_at
 
     def candidates(self, shape: Shape, ends_at: float) -> Iterator[int]:
         """Yield the nodes that can take one part of the gang now, tightest first. A node kept for an older gang takes what ends in time."""
+        needs, met = shape.needs, self._met_by(shape.needs)
         for bucket in self._buckets[shape.gpus_per_node :]:
             for i in bucket:
-                if self._offers(shape.needs, i) and self.kept.get(i, ends_at) >= ends_at:
+                if (
+                    met[self._kind_of[i]]
+                    and self._hosts(needs, i)
+                    and not self.is_kept(i, ends_at)
+                ):
                     yield i
+
+    def _hosts(self, needs: Needs, i: int) -> bool:
+        return needs.cpus <= self._cpus[i] and needs.memory <= self._memory[i]
 
     def find(self, shape: Shape, ends_at: float) -> tuple[int, ...] | None:
         """Return nodes for the whole gang, or None: the tightest node for one part, else the fewest racks and switches."""

@@ -19,10 +19,9 @@ def of_quota(job: Job, ledger: Ledger, running: Sequence[Running]) -> Shortage:
 
 def of_nodes(job: Job, room: Room, running: Sequence[Running]) -> Shortage:
     """No set of nodes has room: whether they never could, are closed, taken, scattered or kept."""
-    every = range(len(room.nodes))
-    per_node, needs = job.shape.gpus_per_node, job.shape.needs
-    suited = [i for i in every if room.suits(needs, i) and len(room.nodes[i].gpus) >= per_node]
-    able = {i for i in suited if room.could(job.shape, i)}
+    per_node = job.shape.gpus_per_node
+    suited = [i for i in room.suited(job.shape.needs) if len(room.nodes[i].gpus) >= per_node]
+    able = room.able(job.shape)
     if len(suited) < job.shape.nodes:
         return Shortage(Lack.HARDWARE, job.gpus, 0)
     if len(able) < job.shape.nodes:

@@ -5,14 +5,14 @@ immediate here; what an interruption costs is added to the work that remains.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dcops.domain.cluster import Gpu, Node, View
 from dcops.domain.decisions import Plan
 from dcops.domain.estimate import History
 from dcops.domain.placement import plan
-from dcops.domain.policy import Policy
+from dcops.domain.policy import DEFAULT, Policy
 from dcops.domain.workload import Job, Running, shape_for
 
 
@@ -32,7 +32,7 @@ class Setup:
 
     nodes: int
     gpus_per_node: int = 8
-    policy: Policy = Policy()
+    policy: Policy = DEFAULT
     every_s: float = 60.0
     preempt_cost_s: float = 40.0
     preempt_cost_gang_s: float = 60.0
@@ -91,27 +91,21 @@ class Replay:
 
     def run(self) -> Iterator[Finished]:
         """Yield every job as it finishes. A job that can never run is never yielded."""
-        now: float | None = 0.0
-        while (now := self._next(now)) is not None:
+        now = self._next(0.0)
+        while now is not None:
             yield from self._finish(now)
             self._arrive(now)
             self._decide(now)
+            now = self._next(now)
 
     def _next(self, now: float) -> float | None:
         """The next time to decide: a whole number of rounds, not before anything happens."""
         every = self._setup.every_s
         if self._queue and self._running and self._setup.policy.preempts:
             return now + every
-        arrival = (
-            self._lives[self._arrived].traced.submit_s
-            if self._arrived < len(self._lives)
-            else None
-        )
-        event = min(
-            (t for t in (arrival, self._ends[0][0] if self._ends else None) if t is not None),
-            default=None,
-        )
-        return None if event is None else max(now, -(-event // every) * every)
+        events = [end for end, _, _ in self._ends[:1]]
+        events += [life.traced.submit_s for life in self._lives[self._arrived : self._arrived + 1]]
+        return max(now, -(-min(events) // every) * every) if events else None
 
     def _arrive(self, now: float) -> None:
         while (
