@@ -35,13 +35,13 @@ FLOORS = {
     "valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
 }
 # Celery's transport runs Lua for redelivery and reads the time; its pattern subscriptions are matched literally.
-_CELERY_RIGHTS = (
+CELERY_RIGHTS = (
     "resetchannels &dcops:* &dcops:/0.celery.pidbox &dcops:/0.celeryev/worker.* ~dcops:* "
     "+@read +@write +@list +@set +@hash +@sortedset +@string +@keyspace +@transaction +@scripting +@pubsub +@connection "
     "-@admin -@dangerous +time"
 )
 # The live layer publishes and subscribes, and has no keys at all.
-_LIVE_RIGHTS = "resetchannels &dcops-live* +publish +subscribe +unsubscribe +ping +auth +hello +client|setinfo +client|setname +select"
+LIVE_RIGHTS = "resetchannels &dcops-live* +publish +subscribe +unsubscribe +ping +auth +hello +client|setinfo +client|setname +select"
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ class EmbeddedRedis:
                 "acl-pubsub-default resetchannels",
                 f"requirepass {self._secrets['redis_default']}",
                 "user default off",
-                f"user celery on >{self._secrets['redis_celery']} {_CELERY_RIGHTS}",
-                f"user live on >{self._secrets['redis_live']} {_LIVE_RIGHTS}",
+                f"user celery on >{self._secrets['redis_celery']} {CELERY_RIGHTS}",
+                f"user live on >{self._secrets['redis_live']} {LIVE_RIGHTS}",
                 "",
             )
         )
