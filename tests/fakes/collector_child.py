@@ -1,4 +1,4 @@
-"""The collector's child with a scripted driver: `python collector_child.py SCENARIO FOLDER`.
+"""The collector's child with a scripted driver: `python collector_child.py SCENARIO FOLDER [GPUS]`.
 
 The folder lets a scenario go wrong once and be well in its next life.
 """
@@ -44,6 +44,7 @@ def at_second_reading(api, what):
 
 SCENARIOS = {
     "steady": lambda api: None,
+    "as-told": lambda api: setattr(api, "longest_wait_s", 60.0),
     "gone": lambda api: api.refuse("nvmlInit", LIBRARY_NOT_FOUND),
     "mismatch": lambda api: api.refuse("nvmlInit", VERSION_MISMATCH),
     "hang": lambda api: at_second_reading(api, threading.Event().wait),
@@ -57,13 +58,14 @@ SCENARIOS = {
 ONCE = {"mismatch", "hang", "crash", "lose"}
 
 
-def build(scenario: str, folder: Path) -> Nvml:
+def build(scenario: str, folder: Path, gpus: int) -> Nvml:
     """Return the source of the scenario."""
-    api = ScriptedNvml(gpus=2)
+    api = ScriptedNvml(gpus)
     if scenario not in ONCE or first_time(folder):
         SCENARIOS[scenario](api)
     return Nvml(api)
 
 
 if __name__ == "__main__":
-    run_child(lambda: build(sys.argv[1], Path(sys.argv[2])))
+    count = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+    run_child(lambda: build(sys.argv[1], Path(sys.argv[2]), count))

@@ -29,9 +29,6 @@ INVALID_ARGUMENT = 2
 
 XID = 0x8
 
-# A driver waits as long as it is told; here a test would wait with it.
-LONGEST_WAIT_S = 0.01
-
 UINT = 1
 ULL = 3
 
@@ -60,6 +57,8 @@ class ScriptedNvml:
         self.before: dict[str, Callable[[], None]] = {}
         self.calls: list[str] = []
         self.record_calls = False
+        # A driver waits for events as long as it is told; a test would wait with it.
+        self.longest_wait_s = 0.01
         self.sessions = 0
         self._open = False
         self._happenings: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -197,7 +196,7 @@ class ScriptedNvml:
         """The next event, or TIMEOUT; UNINITIALIZED once the driver is gone."""
         self._enter("nvmlEventSetWait_v2", needs_session=True)
         try:
-            happening = self._happenings.get(timeout=min(timeout_ms / 1000, LONGEST_WAIT_S))
+            happening = self._happenings.get(timeout=min(timeout_ms / 1000, self.longest_wait_s))
         except queue.Empty:
             raise self._error(TIMEOUT) from None
         if happening is None:

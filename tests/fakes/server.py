@@ -36,6 +36,7 @@ class Script:
     silent: bool = False  # never ack
     refuse_hello: frames.Refusal | None = None
     foreign_acks: bool = False  # also acknowledge what was never sent
+    intervals_s: dict[str, float] = field(default_factory=lambda: {"gpu_sample": 2.0})
 
 
 @dataclass
@@ -100,7 +101,7 @@ class FakeServer:
         signed = node_transcript(hello.nonce, nonce, server_id, hello.node_id, proof.boot_id)
         assert verify(self.node_key.public_key().public_bytes_raw(), proof.signature, signed)
         await socket.send(
-            frames.encode(frames.Welcome("s", "node-1", "approved", 0, {"gpu_sample": 2.0}))
+            frames.encode(frames.Welcome("s", "node-1", "approved", 0, self.script.intervals_s))
         )
         return True
 
