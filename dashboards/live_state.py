@@ -182,6 +182,7 @@ class FleetView:
     events: Sequence[EventLine] = ()
     refused: Sequence[Refused] = ()
     energy_today_kwh: float | None = None
+    last_heard_us: Mapping[int, int] = field(default_factory=dict)
     trends: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     silent_after_s: int = 20
 
@@ -194,6 +195,7 @@ class Source(Protocol):
     def events(self, now: datetime) -> Sequence[EventLine]: ...
     def refused(self, now: datetime) -> Sequence[Refused]: ...
     def energy_today_kwh(self, now: datetime) -> float | None: ...
+    def last_heard_us(self) -> Mapping[int, int]: ...
 
 
 class Feed(Latest, Protocol):
@@ -238,6 +240,7 @@ class LiveState:
         self._events: Sequence[EventLine] = ()
         self._refused: Sequence[Refused] = ()
         self._energy: float | None = None
+        self._last_heard: Mapping[int, int] = {}
         self._trends: dict[str, deque[float | None]] = {}
         self._trend_second = 0
         self._view: FleetView | None = None
@@ -272,6 +275,7 @@ class LiveState:
         if self._read["seats"].due(now_us, SEATS_EVERY_S):
             seats = self._source.seats()
             self._grid = make_grid(seats, _version(seats))
+            self._last_heard = self._source.last_heard_us()
         # While live events arrive the tables need no reading; without any (another process layout, Redis away) they do.
         if not self._tables or (
             now_us - self._fed_us > FED_WITHIN_US
@@ -300,6 +304,7 @@ class LiveState:
             events=self._events,
             refused=self._refused,
             energy_today_kwh=self._energy,
+            last_heard_us=self._last_heard,
             silent_after_s=self._silent_after_s,
         )
 

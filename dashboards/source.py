@@ -1,9 +1,9 @@
 """Reads for the pages and the live state that no single app answers, as the server itself where it feeds all viewers."""
 
 import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -16,6 +16,8 @@ from dcops.telemetry import queries as telemetry
 
 RECENT_EVENTS = 200
 RECENT_REFUSED = 50
+RECENT_GAPS = 50
+REFUSED_WITHIN = timedelta(hours=24)
 _ACTOR = system("live pages")
 
 
@@ -38,14 +40,15 @@ class Database:
 
     def events(self, now: datetime) -> Sequence[EventLine]:
         """The newest events, newest first."""
-        return event_lines(limit=RECENT_EVENTS)
+        return event_lines(RECENT_EVENTS)
 
     def refused(self, now: datetime) -> Sequence[Refused]:
         """Batches put in quarantine lately."""
-        return [
-            Refused(micros(entry.at), entry.node_id, entry.reason)
-            for entry in telemetry.quarantine_recent(RECENT_REFUSED)
-        ]
+        return refused_batches(now - REFUSED_WITHIN)
+
+    def last_heard_us(self) -> Mapping[int, int]:
+        """When each node was last heard, µs since 1970, by node id."""
+        return {node_id: micros(at) for node_id, at in telemetry.last_received().items()}
 
     def energy_today_kwh(self, now: datetime) -> float | None:
         """Energy of all GPUs since midnight."""
@@ -57,8 +60,16 @@ def micros(at: datetime) -> int:
     return round(at.timestamp() * 1_000_000)
 
 
-def event_lines(**criteria: Any) -> list[EventLine]:
-    """Stored events as the pages show them; criteria as of telemetry.queries.recent_events."""
+def event_lines(
+    limit: int,
+    *,
+    node_id: int | None = None,
+    gpu_id: int | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> list[EventLine]:
+    """Stored events as the pages show them, newest first."""
+    found = telemetry.recent_events(limit, node_id=node_id, gpu_id=gpu_id, start=start, end=end)
     return [
         EventLine(
             micros(event.at),
@@ -69,30 +80,50 @@ def event_lines(**criteria: Any) -> list[EventLine]:
             event.node_id,
             event.gpu_id,
         )
-        for event in telemetry.recent_events(**criteria)
+        for event in found
     ]
+
+
+def refused_batches(since: datetime, node_id: int | None = None) -> list[Refused]:
+    """Quarantined batches after a moment, newest first."""
+    found = telemetry.quarantine_recent(RECENT_REFUSED, node_id=node_id)
+    return [
+        Refused(micros(entry.at), entry.node_id, entry.reason)
+        for entry in found
+        if entry.at >= since
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Records of a node that are lost for good."""
+
+    at_us: int
+    records: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
     """What a node says about itself beside its samples, and what was lost or refused."""
 
-    processes: Sequence[Any]
-    findings: Sequence[Any]
-    gaps: Sequence[Any]
-    refused: Sequence[Any]
+    processes: Sequence[dict[str, Any]]
+    findings: Sequence[dict[str, Any]]
+    gaps: Sequence[Lost]
+    refused: Sequence[Refused]
 
 
 def node_report(node_id: int, start: datetime, end: datetime) -> NodeReport:
-    """Processes, findings, gaps and quarantined batches of one node."""
+    """Processes and findings as told last, gaps and quarantined batches of the range."""
     told = telemetry.node_states([node_id]).get(node_id)
+    gaps = [
+        Lost(micros(gap.received_at), gap.last_seq - gap.first_seq + 1, gap.reason)
+        for gap in telemetry.gaps(RECENT_GAPS, node_id=node_id)
+        if start <= gap.received_at <= end
+    ]
     return NodeReport(
         processes=told.processes if told else (),
         findings=told.findings if told else (),
-        gaps=telemetry.gaps(node_id, start, end),
-        refused=[
-            entry
-            for entry in telemetry.quarantine_recent(RECENT_REFUSED)
-            if entry.node_id == node_id
-        ],
+        gaps=gaps,
+        refused=refused_batches(start, node_id),
     )

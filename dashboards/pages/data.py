@@ -43,7 +43,7 @@ def series(request: HttpRequest, table: str, subject: str) -> HttpResponse:
     except BadRange as error:
         raise Invalid(str(error), field="range") from None
     found = telemetry.series(
-        known,
+        known.name,
         _subject_id(actor, known, subject),
         metrics,
         chosen.start,

@@ -23,7 +23,7 @@ def events(request: HttpRequest) -> HttpResponse:
     chosen, picker = range_context(request, now, default="24h")
     level = request.GET.get("level", "")
     view = state().view(now)
-    found = event_lines(limit=LIMIT, start=chosen.start, end=chosen.end)
+    found = event_lines(LIMIT, start=chosen.start, end=chosen.end)
     rows = [(event, *where(view, event)) for event in found if level in ("", event.level)]
     levels = [
         ("", _("All")),

@@ -88,7 +88,7 @@ def gpu(request: HttpRequest, uuid: str) -> HttpResponse:
     found = fleet.get_gpu(actor, uuid)
     chosen, picker = range_context(request, now)
     snapshot = _snapshot(uuid)
-    events = event_lines(gpu_id=found.id, limit=EVENTS, start=chosen.start, end=chosen.end)
+    events = event_lines(EVENTS, gpu_id=found.id, start=chosen.start, end=chosen.end)
     report = node_report(found.node.id, chosen.start, chosen.end)
     return render(request, "pages/gpu.html", picker | {
         "gpu": found,
@@ -99,7 +99,7 @@ def gpu(request: HttpRequest, uuid: str) -> HttpResponse:
         "charts": gpu_charts(found),
         "events": events,
         "event_marks": [[event.at_us // 1000, event.level, event.message] for event in events],
-        "processes": [process for process in report.processes if process.gpu_uuid == uuid],
+        "processes": [process for process in report.processes if process["gpu_uuid"] == uuid],
     })  # fmt: skip
 
 

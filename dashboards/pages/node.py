@@ -117,7 +117,7 @@ def node(request: HttpRequest, name: str) -> HttpResponse:
     lines = [GpuLine(gpu.uuid, _("GPU %s") % gpu.index) for gpu in gpus]
     limit_w = max((gpu.power_limit_max_w for gpu in gpus if gpu.power_limit_max_w), default=None)
     snapshot = _snapshot(name)
-    events = event_lines(node_id=found.id, limit=EVENTS, start=chosen.start, end=chosen.end)
+    events = event_lines(EVENTS, node_id=found.id, start=chosen.start, end=chosen.end)
     return render(request, "pages/node.html", picker | {
         "node": found,
         "gpus": gpus,

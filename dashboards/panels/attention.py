@@ -98,7 +98,7 @@ def _silent(view: FleetView) -> Iterator[Line]:
         if young[position] or node.state != "approved":
             continue
         href = reverse("node", args=[node.name])
-        at_us = int(view.host.at_us[position])
+        at_us = max(int(view.host.at_us[position]), view.last_heard_us.get(node.id, 0))
         if at_us == 0:
             yield line(
                 "warn",

@@ -85,5 +85,5 @@ def _host(
     row["memory_total_bytes"] = None if used is None or free is None else used + free
     return row | {
         "name": node.name, "state": str(node.state), "simulated": node.simulated, "gpus": len(node.gpus),
-        "model": node.gpus[0].model if node.gpus else "", "at_us": int(view.host.at_us[position]), "live": live,
+        "model": node.gpus[0].model if node.gpus else "", "at_us": max(int(view.host.at_us[position]), view.last_heard_us.get(node.id, 0)), "live": live,
     }  # fmt: skip
