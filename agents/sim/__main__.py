@@ -46,7 +46,16 @@ def parser() -> argparse.ArgumentParser:
         "--drain", type=float, default=5.0, help="seconds to wait at the end for acknowledgements"
     )
     options.add_argument(
-        "--calm", action="store_true", help="no driver errors and no silent nodes"
+        "--xids-per-hour",
+        type=float,
+        default=XIDS_PER_HOUR,
+        help="driver errors in the whole hall",
+    )
+    options.add_argument(
+        "--silence-every",
+        type=float,
+        default=SILENCE_EVERY_S,
+        help="mean seconds between two nodes losing their network for a while; 0 for never",
     )
     options.add_argument("--journal", type=Path, help="write every record made into this file")
     options.add_argument("--report", type=Path, help="keep exact counts in this file, as JSON")
@@ -89,8 +98,8 @@ def prepare(asked: argparse.Namespace) -> Hall:
         gpus=asked.gpus_per_node,
         rate_hz=asked.rate,
         seed=asked.seed,
-        xids_per_hour=0.0 if asked.calm else XIDS_PER_HOUR,
-        silence_every_s=0.0 if asked.calm else SILENCE_EVERY_S,
+        xids_per_hour=asked.xids_per_hour,
+        silence_every_s=asked.silence_every,
         journal=asked.journal,
     )
     plan = lay_out(asked.nodes, asked.gpus_per_node, asked.seed, state.salt)

@@ -22,7 +22,7 @@ class HallProcess:
         gpus: int = 8,
         seed: int = 1,
         journal: bool = False,
-        calm: bool = True,
+        xids_per_hour: float = 0.0,
         drain_s: float = 60.0,
         name: str = "hall",
     ) -> None:
@@ -50,7 +50,7 @@ class HallProcess:
             "--quiet",
         ]
         command += ["--journal", str(self.journal)] if journal else []
-        command += ["--calm"] if calm else []
+        command += ["--xids-per-hour", str(xids_per_hour), "--silence-every", "0"]
         self._process = subprocess.Popen(command, cwd=ROOT)
 
     def counts(self) -> dict[str, Any]:
