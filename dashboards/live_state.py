@@ -196,6 +196,7 @@ class Source(Protocol):
     def refused(self, now: datetime) -> Sequence[Refused]: ...
     def energy_today_kwh(self, now: datetime) -> float | None: ...
     def last_heard_us(self) -> Mapping[int, int]: ...
+    def past_trends(self, grid: Grid, now: datetime) -> Mapping[str, Sequence[float | None]]: ...
 
 
 class Feed(Latest, Protocol):
@@ -265,7 +266,7 @@ class LiveState:
             if self._view is None or now_us - self._view.now_us >= 500_000:
                 self._refresh(now, now_us)
                 self._view = self._make_view(now_us)
-                self._remember(self._view)
+                self._remember(self._view, now)
             return replace(
                 self._view, trends={name: list(points) for name, points in self._trends.items()}
             )
@@ -308,9 +309,12 @@ class LiveState:
             silent_after_s=self._silent_after_s,
         )
 
-    def _remember(self, view: FleetView) -> None:
-        """Add this second to the trends; seconds nobody computed are gaps."""
+    def _remember(self, view: FleetView, now: datetime) -> None:
+        """Add this second to the trends; seconds nobody computed are gaps, those before the start come from the database."""
         second = view.now_us // 1_000_000
+        if not self._trend_second:
+            past = self._source.past_trends(self._grid, now)
+            self._trends = {name: deque(points, maxlen=TREND_S) for name, points in past.items()}
         missed = min(TREND_S, second - self._trend_second - 1) if self._trend_second else 0
         if second == self._trend_second:
             return

@@ -12,6 +12,7 @@ import django
 from django.core.management import call_command
 
 from dcops.domain.metrics import CLOCK_EVENT_REASONS, RECOVERY_ACTIONS, TABLES
+from dcops.domain.xid import XIDS
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCALE = "zh_Hans"
@@ -21,7 +22,8 @@ COLLECTED = ROOT / "dashboards" / "_registry_names.py"
 def registry_names() -> list[str]:
     """Names of the registry that pages show through gettext, each once."""
     labels = [metric.label for table in TABLES for metric in table.metrics]
-    return sorted({*labels, *CLOCK_EVENT_REASONS.values(), *RECOVERY_ACTIONS})
+    titles = [title for _, title in XIDS.values()]
+    return sorted({*labels, *titles, *CLOCK_EVENT_REASONS.values(), *RECOVERY_ACTIONS})
 
 
 def compile_catalogue() -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 from django.conf import settings
 
-from dashboards.live_state import EventLine, Feed, NodeSeat, Refused
+from dashboards.history import past_trends
+from dashboards.live_state import TREND_S, EventLine, Feed, Floats, Grid, NodeSeat, Refused
 from dcops.access.actor import system
 from dcops.domain.metrics import SampleTable
 from dcops.fleet import queries as fleet
@@ -50,9 +52,29 @@ class Database:
         """When each node was last heard, µs since 1970, by node id."""
         return {node_id: micros(at) for node_id, at in telemetry.last_received().items()}
 
+    def past_trends(self, grid: Grid, now: datetime) -> Mapping[str, Sequence[float | None]]:
+        """What the trends were before this process started."""
+        found = past_trends(grid, now, _read_seconds)
+        return {
+            name: [None if np.isnan(v) else float(f"{v:.5g}") for v in points]
+            for name, points in found.items()
+        }
+
     def energy_today_kwh(self, now: datetime) -> float | None:
         """Energy of all GPUs since midnight."""
         return telemetry.energy_today_kwh(start_of_day(now), now)
+
+
+def _read_seconds(
+    table: SampleTable, subject_id: int, metrics: Sequence[str], start: datetime, end: datetime
+) -> dict[str, Floats]:
+    found = telemetry.series(table.name, subject_id, metrics, start, end, TREND_S, end)
+    columns = {name: found.columns[name]["avg"] for name in metrics}
+    # The grid is aligned to whole seconds and may hold one bucket less or more at its ends.
+    return {
+        name: np.concatenate([np.full(TREND_S, np.nan), column])[-TREND_S:]
+        for name, column in columns.items()
+    }
 
 
 def micros(at: datetime) -> int:

@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 
 from dashboards.frames import state
 from dashboards.pages.ranges import range_context
-from dashboards.panels.attention import where
+from dashboards.panels.attention import headline, where
 from dashboards.source import event_lines
 from dcops import clock
 from dcops.access.actor import Action, of_request, require
@@ -24,7 +24,11 @@ def events(request: HttpRequest) -> HttpResponse:
     level = request.GET.get("level", "")
     view = state().view(now)
     found = event_lines(LIMIT, start=chosen.start, end=chosen.end)
-    rows = [(event, *where(view, event)) for event in found if level in ("", event.level)]
+    rows = [
+        (event, headline(event), *where(view, event))
+        for event in found
+        if level in ("", event.level)
+    ]
     levels = [
         ("", _("All")),
         ("critical", _("Critical")),

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_safe
 from dashboards.charts.specs import Chart, chart, gpu_lines
 from dashboards.frames import PanelKey, frame, state
 from dashboards.pages.ranges import range_context
+from dashboards.panels.attention import headline
 from dashboards.source import event_lines, node_report
 from dcops import clock
 from dcops.access.actor import of_request
@@ -97,8 +98,8 @@ def gpu(request: HttpRequest, uuid: str) -> HttpResponse:
         "numbers": numbers(GPU_SAMPLE, snapshot["sample"], NUMBERS) if snapshot else [],
         "health": numbers(GPU_HEALTH, snapshot["health"], GPU_HEALTH.names) if snapshot else [],
         "charts": gpu_charts(found),
-        "events": events,
-        "event_marks": [[event.at_us // 1000, event.level, event.message] for event in events],
+        "events": [(event, headline(event)) for event in events],
+        "event_marks": [[event.at_us // 1000, event.level, headline(event)] for event in events],
         "processes": [process for process in report.processes if process["gpu_uuid"] == uuid],
     })  # fmt: skip
 

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_safe
 from dashboards.charts.specs import Chart, GpuLine, chart, host_lines, per_gpu
 from dashboards.frames import PanelKey, frame, state
 from dashboards.pages.ranges import range_context
+from dashboards.panels.attention import headline
 from dashboards.source import event_lines, micros, node_report
 from dcops import clock
 from dcops.access.actor import Action, can, of_request
@@ -124,8 +125,8 @@ def node(request: HttpRequest, name: str) -> HttpResponse:
         "snapshot": snapshot,
         "numbers": host_numbers(snapshot["host"]) if snapshot else [],
         "charts": node_charts(name, lines, limit_w, found.memory_total_bytes),
-        "events": events,
-        "event_marks": [[event.at_us // 1000, event.level, event.message] for event in events],
+        "events": [(event, headline(event)) for event in events],
+        "event_marks": [[event.at_us // 1000, event.level, headline(event)] for event in events],
         "report": node_report(found.id, chosen.start, chosen.end),
         "can_administer": can(actor, Action.ADMINISTER),
         "pending": found.state in (NodeState.PENDING, NodeState.QUARANTINED),

@@ -13,6 +13,7 @@ from dashboards.live_state import EventLine, FleetView
 from dashboards.panels.cells import faults, fresh, slowed
 from dashboards.units import digits, duration
 from dcops.domain.metrics import RECOVERY_ACTIONS
+from dcops.domain.xid import XIDS
 
 ATTENTION_LIMIT = 12
 EVENT_WINDOW_US = 3600 * 1_000_000
@@ -47,6 +48,13 @@ def where(view: FleetView, event: EventLine) -> tuple[str, str]:
     return _("the fleet"), reverse("events")
 
 
+def headline(event: EventLine) -> str:
+    """An event in a few words: what the code of an XID means, or the message itself."""
+    if event.kind == "xid" and event.code in XIDS:
+        return _("Xid %(code)s: %(title)s") % {"code": event.code, "title": _(XIDS[event.code][1])}
+    return event.message
+
+
 def make_attention(view: FleetView) -> list[Line]:
     """All that needs a person, the worst first, cut at a screenful."""
     found = [
@@ -68,7 +76,7 @@ def make_events(view: FleetView, limit: int = 8) -> list[Line]:
     for event in view.events[:limit]:
         place, href = where(view, event)
         lines.append(
-            line(levels.get(event.level, "info"), event.message, place, href, event.at_us)
+            line(levels.get(event.level, "info"), headline(event), place, href, event.at_us)
         )
     return lines
 
@@ -171,7 +179,7 @@ def _critical(view: FleetView) -> Iterator[Line]:
             continue
         seen.add(key)
         place, href = where(view, event)
-        yield line("bad", f"{place}: {event.message}", "", href, event.at_us)
+        yield line("bad", f"{place}: {headline(event)}", "", href, event.at_us)
 
 
 def _refused(view: FleetView) -> Iterator[Line]:

@@ -206,12 +206,20 @@ def _hottest(view: FleetView) -> Tile:
         return tile("hottest", _("Hottest GPU"), UNKNOWN, "", _("no temperature reported"))
     cell = int(np.nanargmax(column))
     node, gpu = view.grid.by_gpu[int(view.grid.gpu_ids[cell])]
-    margin = view.gpu.values("temperature_margin_c")[cell]
-    note = "" if np.isnan(margin) else _("%s below slowdown") % figure(float(margin), "°C")
-    place = _("°C, %(node)s GPU %(index)s") % {"node": node.name, "index": gpu.index}
+    margin = float(view.gpu.values("temperature_margin_c")[cell])
+    note = _("%(node)s GPU %(index)s") % {"node": node.name, "index": gpu.index}
+    if not np.isnan(margin):
+        note += " · " + _("%s below slowdown") % figure(margin, "°C")
     level = "warn" if margin <= 3 else ""
     return tile(
-        "hottest", _("Hottest GPU"), digits(column[cell]), place, note, None, "hottest", level
+        "hottest",
+        _("Hottest GPU"),
+        digits(float(column[cell])),
+        "°C",
+        note,
+        None,
+        "hottest",
+        level,
     )
 
 
