@@ -131,7 +131,10 @@ class Ingest:
 
     async def _keep_alive(self) -> None:
         shared = self._running()
+        started = clock_now()
         while True:
+            now = clock_now()
+            await shared.in_database(actions.note_ingest, self._process, started, now)
             await asyncio.sleep(ALIVE_EVERY_S)
             held = [(node_id, link.session) for node_id, link in shared.links.items()]
             if held:

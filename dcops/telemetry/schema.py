@@ -83,6 +83,7 @@ def _grant_statements() -> Iterator[str]:
         "telemetry_chunk",
         "telemetry_spool",
         "telemetry_link",
+        "telemetry_ingest",
     ]
     owned += [
         "telemetry_node_state",

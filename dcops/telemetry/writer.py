@@ -5,7 +5,6 @@ because the ledger of numbers is part of the same transaction.
 """
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ HOUR_US = 3_600_000_000
 MAX_TEXT = 2000
 MAX_GAP = 1 << 40
 MAX_SPOOLS_CACHED = 100_000
-PARTITIONS_EVERY_S = 300.0
 AHEAD_HOURS = 4
 EVENT_DAYS_BACK = 31
 
@@ -85,7 +83,7 @@ class Writer:
         self._limits = limits
         self._connection: psycopg.Connection[Any] | None = None
         self._spools: dict[tuple[int, str], int] = {}
-        self._partitions_at = float("-inf")
+        self._partitions_hour: datetime | None = None
         self._latest = {table.code: Latest(table) for table in TABLES}
         self._changed: dict[int, list[np.ndarray[Any, Any]]] = defaultdict(list)
         self.events_stored = 0
@@ -331,7 +329,8 @@ class Writer:
 
     def _keep_partitions(self, connection: psycopg.Connection[Any], now: datetime) -> None:
         """Make the partitions this writer may need in the next hours; beat does too, but ingest must not hang on it."""
-        if time.monotonic() - self._partitions_at < PARTITIONS_EVERY_S:
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        if hour == self._partitions_hour:
             return
         with connection.transaction(), connection.cursor() as cursor:
             for table in TABLES:
@@ -345,7 +344,7 @@ class Writer:
                     "SELECT telemetry_make_partition('telemetry_event', %s)",
                     (now + timedelta(days=days),),
                 )
-        self._partitions_at = time.monotonic()
+        self._partitions_hour = hour
 
     def _remember(self, group: _Group) -> None:
         self.events_stored += group.events

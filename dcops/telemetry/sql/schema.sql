@@ -22,6 +22,13 @@ CREATE TABLE telemetry_link (
     takeovers jsonb NOT NULL DEFAULT '[]'
 ) WITH (fillfactor = 50);
 
+-- The ingest processes there are: a node is only called silent by someone who was listening.
+CREATE TABLE telemetry_ingest (
+    process text PRIMARY KEY,
+    started_at timestamptz NOT NULL,
+    alive_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
 -- The latest level-triggered state of a node.
 CREATE TABLE telemetry_node_state (
     node_id int PRIMARY KEY,
@@ -86,7 +93,9 @@ CREATE TABLE telemetry_rollup_due (
     marked_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
--- Hours whose rows are read from telemetry_chunk, and no longer from the row table.
+CREATE INDEX telemetry_rollup_due_bucket ON telemetry_rollup_due (step_s, bucket);
+
+-- Hours whose rows lie in telemetry_chunk; without an entry here a chunk is not read.
 CREATE TABLE telemetry_packed (
     table_code smallint NOT NULL,
     hour timestamptz NOT NULL,
