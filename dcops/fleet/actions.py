@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils.translation import gettext as _
 
 from dcops import live
@@ -332,26 +333,34 @@ def record_inventory(node_id: int, inventory: Inventory, now: datetime) -> list[
 def _record_inventory(
     node_id: int, inventory: Inventory, uuids: list[str], now: datetime
 ) -> list[int]:
+    """Most inventories say nothing new (a link came back), so only what differs is written, in six statements at most."""
     node = Node.objects.select_for_update().get(pk=node_id)
-    rows = Gpu.objects.select_for_update(of=("self",)).select_related("node")
-    held = {gpu.uuid: gpu for gpu in rows.filter(uuid__in=uuids).order_by("uuid")}
-    for gpu in held.values():
-        _check_move(gpu, node, now)
-    before = _summary(node)
-    _store_host(node, inventory.host, now)
-    _store_gpus(node, inventory.gpus, held, now)
-    after = _summary(node)
-    if before != after:
-        _record_inventory_change(node, before, after, now)
-    ids = dict(Gpu.objects.filter(uuid__in=uuids).values_list("uuid", "id"))
-    return [ids[uuid] for uuid in uuids]
+    named_or_here = Q(uuid__in=uuids) | Q(node=node, present=True)
+    locked = Gpu.objects.select_for_update(of=("self",)).select_related("node")
+    gpus = {gpu.uuid: gpu for gpu in locked.filter(named_or_here).order_by("uuid")}
+    here = sorted(gpu.uuid for gpu in gpus.values() if gpu.present and gpu.node_id == node.pk)
+    for uuid in uuids:
+        _check_move(gpus.get(uuid), node, now)
+    change = Change()
+    if here != sorted(uuids):
+        change.note("gpus", here, sorted(uuids))
+        Gpu.objects.filter(pk__in=[gpus[uuid].pk for uuid in here]).update(present=False)
+    for identity in inventory.gpus:
+        _store_gpu(gpus, identity, node, change, now)
+    Gpu.objects.filter(uuid__in=uuids).update(node=node, present=True, last_seen_at=now)
+    _store_host(node, inventory.host, change, now)
+    if change:
+        _record_inventory_change(node, change, now)
+    return [gpus[uuid].pk for uuid in uuids]
 
 
-def _check_move(gpu: Gpu, node: Node, now: datetime) -> None:
-    holder = gpu.node
-    if holder.pk == node.pk or not gpu.present or holder.state == NodeState.REVOKED:
+def _check_move(gpu: Gpu | None, node: Node, now: datetime) -> None:
+    if gpu is None or gpu.node_id == node.pk or not gpu.present:
         return
-    if holder.last_seen_at is not None and now - holder.last_seen_at < HOLDS_FOR:
+    holder = gpu.node
+    if holder.state == NodeState.REVOKED or holder.last_seen_at is None:
+        return
+    if now - holder.last_seen_at < HOLDS_FOR:
         raise ForeignGpu(
             _("GPU %(uuid)s belongs to %(holder)s, which is connected now.")
             % {"uuid": gpu.uuid, "holder": holder.name},
@@ -360,48 +369,68 @@ def _check_move(gpu: Gpu, node: Node, now: datetime) -> None:
         )
 
 
-def _summary(node: Node) -> dict[str, Any]:
-    """Return what an audit row keeps of a node's inventory: its host's identity and its GPUs."""
-    host = {name: getattr(node, name) for name in HostIdentity.__struct_fields__}
-    present = Gpu.objects.filter(node=node, present=True).order_by("uuid")
-    return {"host": host, "gpus": list(present.values_list("uuid", flat=True))}
+@dataclass(slots=True)
+class Change:
+    """What an inventory changes, as an audit row tells it: the same keys before and after."""
+
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, key: str, before: Any, after: Any) -> None:
+        """Add one thing that differs."""
+        self.before[key], self.after[key] = before, after
+
+    def __bool__(self) -> bool:
+        return bool(self.after)
 
 
-def _store_host(node: Node, host: HostIdentity, now: datetime) -> None:
-    for name, value in msgspec.structs.asdict(host).items():
-        setattr(node, name, clean(value))
-    node.inventory_at = node.last_seen_at = now
-    node.save(update_fields=[*HostIdentity.__struct_fields__, "inventory_at", "last_seen_at"])
+def _assign(
+    row: Node | Gpu, said: HostIdentity | GpuIdentity
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Set on the row what was said, cleaned. Returns the fields that differ, before and after."""
+    values = {name: clean(value) for name, value in msgspec.structs.asdict(said).items()}
+    before = {name: getattr(row, name) for name in values if getattr(row, name) != values[name]}
+    after = {name: values[name] for name in before}
+    for name, value in after.items():
+        setattr(row, name, value)
+    return before, after
 
 
-def _store_gpus(node: Node, gpus: list[GpuIdentity], held: dict[str, Gpu], now: datetime) -> None:
-    Gpu.objects.filter(node=node, present=True).exclude(uuid__in=[g.uuid for g in gpus]).update(
-        present=False
-    )
-    rows = []
-    for identity in gpus:
-        row = held.get(identity.uuid) or Gpu(first_seen_at=now)
-        for name, value in msgspec.structs.asdict(identity).items():
-            setattr(row, name, clean(value))
-        row.node, row.present, row.last_seen_at = node, True, now
-        rows.append(row)
-    changing = [name for name in GpuIdentity.__struct_fields__ if name != "uuid"]
-    known = [row for row in rows if row.pk is not None]
-    Gpu.objects.bulk_update(known, [*changing, "node", "present", "last_seen_at"])
-    Gpu.objects.bulk_create([row for row in rows if row.pk is None])
-
-
-def _record_inventory_change(
-    node: Node, before: dict[str, Any], after: dict[str, Any], now: datetime
+def _store_gpu(
+    gpus: dict[str, Gpu], identity: GpuIdentity, node: Node, change: Change, now: datetime
 ) -> None:
+    gpu = gpus.get(identity.uuid)
+    if gpu is None:
+        gpu = gpus[identity.uuid] = Gpu(node=node, first_seen_at=now, last_seen_at=now)
+        _assign(gpu, identity)
+        gpu.save(force_insert=True)
+        return
+    before, after = _assign(gpu, identity)
+    if gpu.node_id != node.pk:
+        before["node"], after["node"] = gpu.node.name, node.name
+        gpu.node = node
+    if after:
+        gpu.save(update_fields=list(after))
+        change.note(gpu.uuid, before, after)
+
+
+def _store_host(node: Node, host: HostIdentity, change: Change, now: datetime) -> None:
+    before, after = _assign(node, host)
+    if after:
+        change.note("host", before, after)
+    node.inventory_at = node.last_seen_at = now
+    node.save(update_fields=[*after, "inventory_at", "last_seen_at"])
+
+
+def _record_inventory_change(node: Node, change: Change, now: datetime) -> None:
     audit.record(
         Actor("node", str(node.uuid), node.name, auth_method="node key"),
         "node.inventory",
         object_type="node",
         object_id=node.uuid,
         object_name=node.name,
-        before=before,
-        after=after,
+        before=change.before,
+        after=change.after,
         now=now,
     )
     live.publish_on_commit(live.NodeChanged(str(node.uuid)))

@@ -77,7 +77,7 @@ def seats(actor: Actor) -> list[NodeSeat]:
         .exclude(state=NodeState.REVOKED)
         .values_list("id", "uuid", "name", "state", "simulated")
     }
-    gpus = visible_gpus(actor).filter(present=True)
+    gpus = Gpu.objects.filter(present=True).order_by("node_id", "index", "id")
     for node_id, *gpu in gpus.values_list("node_id", *GPU_SEAT):
         if node_id in nodes:
             nodes[node_id].gpus.append(GpuSeat(*gpu))

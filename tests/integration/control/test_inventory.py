@@ -63,6 +63,7 @@ def test_a_gpu_moves_once_its_node_was_silent_for_a_minute(node, other):
     assert holder("GPU-a") == other
     row = AuditEvent.objects.latest("id")
     assert (row.object_name, row.after["gpus"]) == ("gpu-2", ["GPU-a"])
+    assert (row.before["GPU-a"], row.after["GPU-a"]) == ({"node": "gpu-1"}, {"node": "gpu-2"})
 
 
 @pytest.mark.parametrize("how", ["revoked", "pulled out"])
@@ -142,3 +143,32 @@ def test_the_map_of_a_hall_takes_two_queries(db, django_assert_num_queries):
         seats = queries.seats(SHELL)
     assert [seat.name for seat in seats] == [f"n{number}" for number in range(5)]
     assert [gpu.index for gpu in seats[0].gpus] == list(range(8))
+
+
+def test_an_inventory_that_says_nothing_new_costs_little(node, django_assert_max_num_queries):
+    said = inventory(*(f"GPU-{i}" for i in range(8)))
+    ids = actions.record_inventory(node, said, NOW)
+    rows = AuditEvent.objects.count()
+    later = NOW + timedelta(seconds=5)
+    with django_assert_max_num_queries(6):
+        assert actions.record_inventory(node, said, later) == ids
+    assert AuditEvent.objects.count() == rows
+    assert set(Gpu.objects.values_list("last_seen_at", flat=True)) == {later}
+
+
+def test_what_changed_is_told_and_nothing_else(node):
+    actions.record_inventory(node, inventory("GPU-a", "GPU-b"), NOW)
+    said = inventory("GPU-a", "GPU-b")
+    gpus = [said.gpus[0], msgspec.structs.replace(said.gpus[1], vbios="96.00")]
+    host = msgspec.structs.replace(said.host, driver_version="610.1")
+    actions.record_inventory(node, Inventory(host, gpus), NOW)
+    row = AuditEvent.objects.latest("id")
+    assert row.before == {"GPU-b": {"vbios": ""}, "host": {"driver_version": ""}}
+    assert row.after == {"GPU-b": {"vbios": "96.00"}, "host": {"driver_version": "610.1"}}
+    assert Gpu.objects.get(uuid="GPU-b").vbios == "96.00"
+
+
+def test_a_first_inventory_tells_which_gpus_came(node):
+    actions.record_inventory(node, inventory("GPU-b", "GPU-a"), NOW)
+    row = AuditEvent.objects.latest("id")
+    assert (row.before["gpus"], row.after["gpus"]) == ([], ["GPU-a", "GPU-b"])
