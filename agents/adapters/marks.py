@@ -67,18 +67,14 @@ class StateFile:
         return state
 
     def save(self, state: State) -> None:
-        """Write both copies, each durable before the next begins. Raises OSError if neither could be written."""
+        """Write both copies, the first durable before the second is touched. Raises OSError if the first was not written."""
         body = msgspec.msgpack.encode(state)
         self._version += 1
         framed = _FRAME.pack(_STATE_MAGIC, self._version, len(body), zlib.crc32(body)) + body
-        failures: list[OSError] = []
-        for path in self._paths:
-            try:
-                self._write(path, framed)
-            except OSError as error:
-                failures.append(error)
-        if len(failures) == len(self._paths):
-            raise failures[0]
+        first, second = self._paths
+        self._write(first, framed)
+        with suppress(OSError):
+            self._write(second, framed)
 
     def _write(self, path: Path, framed: bytes) -> None:
         file = self._files.get(path) or self._opened(path)

@@ -43,9 +43,9 @@ class FakeFile:
     def write_at(self, offset: int, data: bytes) -> None:
         self._disk.operation("write", lambda: self._inode.write(offset, data[: len(data) // 2]))
         end = max(len(self._inode.data), offset + len(data))
-        fits = self._disk.room() - (end - len(self._inode.data))
-        if fits < 0:
-            self._inode.write(offset, data[: max(0, len(data) + fits)])
+        growth = end - len(self._inode.data)
+        if growth > 0 and growth > self._disk.room():
+            self._inode.write(offset, data[: len(self._inode.data) - offset + 7])
             raise OSError(errno.ENOSPC, "no space left")
         self._inode.write(offset, data)
 

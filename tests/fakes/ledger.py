@@ -42,7 +42,7 @@ class Ledger:
     def take(self, spool_id: str, seq: int, payload: bytes, *, events: bool) -> None:
         known = self.delivered.setdefault((spool_id, seq), payload)
         assert known == payload, f"number {seq} names two records"
-        if events and payload[:1] == b"\x91":
+        if events and payload[:1] != b"\x90":  # an empty list, with which tests mark their own
             for gap in decode_happenings(payload):
                 self._take_gap(gap)
 

@@ -279,6 +279,17 @@ def void(_value: object) -> None:
     """Drop a value."""
 
 
+def filled(**values: Any) -> Callable[[Any], int]:
+    """Answer by filling in the structure whose address (ctypes.byref) is given."""
+
+    def fill(reference: Any) -> int:
+        for name, value in values.items():
+            setattr(reference._obj, name, value)
+        return 0
+
+    return fill
+
+
 def by(*answers: Any) -> Callable[[int], Any]:
     """Answer by the call's first argument; past the end INVALID_ARGUMENT would come, here the last one."""
     return lambda position: answers[min(position, len(answers) - 1)]
@@ -323,10 +334,10 @@ def hopper(index: int) -> ScriptedGpu:
         "nvmlDeviceGetViolationStatus": lambda policy: Answer(
             referenceTime=0, violationTime=1_000_000 * (policy + 1)
         ),
-        "nvmlDeviceGetComputeRunningProcesses": lambda: [
+        "nvmlDeviceGetComputeRunningProcesses_v3": lambda: [
             Answer(pid=1, usedGpuMemory=69_000_000_000)
         ],
-        "nvmlDeviceGetGraphicsRunningProcesses": list,
+        "nvmlDeviceGetGraphicsRunningProcesses_v3": list,
         "nvmlDeviceGetCurrPcieLinkGeneration": 5,
         "nvmlDeviceGetCurrPcieLinkWidth": 16,
         "nvmlDeviceGetMaxPcieLinkGeneration": 5,
@@ -338,10 +349,8 @@ def hopper(index: int) -> ScriptedGpu:
         "nvmlDeviceGetBoardPartNumber": "692-2G520-0200-000",
         "nvmlDeviceGetInforomImageVersion": "G520.0200.00.05",
         "nvmlDeviceGetNumGpuCores": 16_896,
-        "nvmlDeviceGetSramEccErrorStatus": lambda status: (
-            void(setattr(status, "bThresholdExceeded", 0)) or 0
-        ),
-        "nvmlDeviceGetGpuFabricInfoV": _fabric,
+        "nvmlDeviceGetSramEccErrorStatus": filled(bThresholdExceeded=0),
+        "nvmlDeviceGetGpuFabricInfoV": filled(state=3, healthMask=0),
     }
     gpu.fields = {
         (3, 0): (ULL, 7),
@@ -364,8 +373,3 @@ def hopper(index: int) -> ScriptedGpu:
     gpu.gpm = {1: 98.5, 2: 91.25, 3: 40.0, 5: 62.5, 10: 55.0, 11: 0.0, 12: 3.5, 13: 1.0}
     gpu.gpm |= {20: 512.0, 21: 256.0, 60: 90_000.0, 61: 80_000.0}
     return gpu
-
-
-def _fabric(info: Any) -> int:
-    info.state, info.healthMask = 3, 0
-    return 0

@@ -65,7 +65,9 @@ def truncate_everywhere(ledger: Ledger, disk: FakeDisk, path: Path, offsets: Ite
         seen = check_after(ledger, damaged, **options)
         lost = sum(gap.last_seq - gap.first_seq + 1 for gap in seen.gaps)
         expected = len(ledger.produced) - sum(key in seen.delivered for key in ledger.produced)
-        assert lost == expected, f"cut at {offset} of {len(whole)}: gaps {lost}, missing {expected}"
+        assert lost == expected, (
+            f"cut at {offset} of {len(whole)}: gaps {lost}, missing {expected}"
+        )
     return tries
 
 
