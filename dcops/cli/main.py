@@ -138,7 +138,13 @@ def backup(
     instance, now = _instance(data_dir), clock.now()
     path = file or instance.backup_dir / f"{now:%Y%m%dT%H%M%SZ}.dcops"
     with _database_owner(data_dir) as owner_url:
-        done = backups.write(owner_url, path, key_file or instance.backup_key, now=now)
+        done = backups.write(
+            owner_url,
+            path,
+            key_file or instance.backup_key,
+            now=now,
+            server_key_file=_server_key_file(data_dir),
+        )
     _print(
         {"file": str(path), "bytes": done.size_bytes, "sha256": done.sha256},
         as_json,
@@ -166,7 +172,7 @@ def restore(
         typer.confirm("Replace the present database by it?", abort=True)
     with _database_owner(data_dir, alone=True) as owner_url:
         backups.restore(owner_url, file, key_file or _instance(data_dir).backup_key)
-    backups.restore_identity(found, data_dir / "server-key.pem")
+    backups.restore_identity(found, _server_key_file(data_dir))
     typer.echo("Restored. Start dcops again.")
 
 
@@ -209,6 +215,10 @@ def _instance(data_dir: Path) -> Any:
     from dcops.local.instance import Instance
 
     return Instance(data_dir)
+
+
+def _server_key_file(data_dir: Path) -> Path:
+    return Path(os.environ.get("DCOPS_SERVER_KEY_FILE", data_dir / "server-key.pem"))
 
 
 def _use_instance(data_dir: Path) -> None:

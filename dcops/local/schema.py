@@ -1,6 +1,5 @@
 """Bring a database to the code's schema, as its owner. Run as a program so that the runtime never holds the owner's rights."""
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -60,11 +59,19 @@ def prepare(backup_dir: Path, backup_key: Path) -> None:
     """
     from django.core.management import call_command
 
-    call_command("check", tags=["security"], stdout=io.StringIO())
+    _check_configuration()
     if pending() and not is_new():
         _back_up(backup_dir, backup_key)
     migrate(verbosity=0)
     call_command("collectstatic", interactive=False, verbosity=0, skip_checks=True)
+
+
+def _check_configuration() -> None:
+    from django.core.checks import ERROR, run_checks
+
+    for found in run_checks(tags=["security"]):
+        if found.level >= ERROR:
+            raise LocalError(str(found.msg))
 
 
 def _back_up(directory: Path, key_file: Path) -> None:

@@ -38,37 +38,44 @@ def _listeners(pids):
     return found
 
 
-def test_it_starts_listens_on_loopback_only_and_leaves_nothing_behind(home):
-    with Launcher(home, "--no-agent") as dcops:
+def test_it_starts_with_this_machines_agent_listens_on_loopback_only_and_leaves_nothing(home):
+    with Launcher(home) as dcops:
         dcops.wait_until_ready()
         assert dcops.fetch("/healthz")[0] == 200
         link = next(line.strip() for line in dcops.said.splitlines() if "/set-up/" in line)
         assert dcops.fetch(link.removeprefix(dcops.url()))[0] == 200
+        wait_until(lambda: _numbers(home), 30, lambda: (home / "log" / "agent.log").read_text())
         assert _listeners(dcops.processes()) == {("127.0.0.1", dcops.port)}
+        assert _query(home, "SELECT name, state, simulated FROM fleet_node")[0][1:] == (
+            "approved",
+            False,
+        )
+        actions = {row[0] for row in _query(home, "SELECT action FROM audit_event")}
+        assert {"join_token.create", "node.join"} <= actions
         assert dcops.end(signal.SIGINT) == 0
         dcops.wait_until_nothing_is_left()
 
 
-def _write(home, statement):
-    with psycopg.connect(Instance(home).attached_urls().owner) as owner:
-        owner.execute(statement)
+def _numbers(home):
+    return _query(home, "SELECT count(*) FROM node_sample")[0][0] > 0
 
 
-def _count(home):
+def _query(home, statement):
     with psycopg.connect(Instance(home).attached_urls().owner) as owner:
-        return owner.execute("SELECT count(*) FROM left_behind").fetchone()[0]
+        return owner.execute(statement).fetchall()
 
 
 def test_a_killed_launcher_takes_its_children_along_and_the_next_start_keeps_the_data(home):
     with Launcher(home, "--no-agent") as dcops:
         dcops.wait_until_ready()
-        _write(home, "CREATE TABLE left_behind AS SELECT 1")
+        with psycopg.connect(Instance(home).attached_urls().owner) as owner:
+            owner.execute("CREATE TABLE left_behind AS SELECT 1")
         dcops.process.kill()
         dcops.process.wait()
         dcops.wait_until_nothing_is_left()
     with Launcher(home, "--no-agent") as dcops:
         dcops.wait_until_ready()
-        assert _count(home) == 1
+        assert _query(home, "SELECT count(*) FROM left_behind") == [(1,)]
         assert dcops.end() == 0
         dcops.wait_until_nothing_is_left()
 
