@@ -1,6 +1,8 @@
 """The REST API at /api/v1: one NinjaAPI, its two ways to sign in, and one shape for every error."""
 
 import logging
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
@@ -63,6 +65,8 @@ def build() -> NinjaAPI:
         api.add_exception_handler(kind, handler)
     api.add_router("", dcops.fleet.api.router)
     api.add_router("", dcops.access.api.router)
+    if find_spec("dcops.telemetry.api"):
+        api.add_router("", import_module("dcops.telemetry.api").router)
     return api
 
 
