@@ -228,15 +228,16 @@ def _use_instance(data_dir: Path) -> None:
         os.environ.update(instance.server_environment(instance.attached_urls()))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dcops.settings")
     import django
-    from django.db import OperationalError, connection
+    import psycopg
 
+    from dcops.env import env_str
     from dcops.local.errors import LocalError
 
-    django.setup()
     try:
-        connection.ensure_connection()
-    except OperationalError:
+        psycopg.connect(env_str("DCOPS_DATABASE_URL"), connect_timeout=5).close()
+    except psycopg.OperationalError:
         raise LocalError("The database does not answer. Start dcops first: make up") from None
+    django.setup()
 
 
 def _database_owner(data_dir: Path, *, alone: bool = False) -> Any:

@@ -21,6 +21,7 @@ _PASSED_ON = (
     "TZ",
     "TMPDIR",
     "LD_LIBRARY_PATH",
+    "PYTHONPATH",
     "VIRTUAL_ENV",
     "DCOPS_TRACES",
 )

@@ -71,6 +71,7 @@ def up(options: Options, say: Callable[[str], None]) -> int:
     """Run dcops until it is told to end. Returns the exit status. Raises LocalError if it cannot start."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _terminate)
+    os.umask(0o077)  # what this and every child writes is their account's alone
     supervisor = Supervisor(say)
     launch = Launch(options, supervisor, say)
     try:
