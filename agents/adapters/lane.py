@@ -129,7 +129,7 @@ class Lane:
         return self._runs[-1].next_seq
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes on disk, that allocated ahead not counted."""
         return sum(segment.size for segment in self._segments)
 

@@ -84,8 +84,8 @@ class Spool:
 
     def _start(self) -> None:
         state = self._state.load()
-        self._garbage += self.metrics.load(state and state.metrics)
-        self._garbage += self.events.load(state and state.events)
+        self._garbage += self.metrics.load(state.metrics if state else None)
+        self._garbage += self.events.load(state.events if state else None)
         self._notices = state.notices if state else []
         fresh = [
             lane
@@ -149,7 +149,7 @@ class Spool:
     def before_segment(self, lane: Lane) -> None:
         """Keep the metrics within their limit, and delete what is done."""
         if lane is self.metrics:
-            while self.metrics.bytes + self._segment_bytes > self._limit:
+            while self.metrics.size_bytes + self._segment_bytes > self._limit:
                 oldest = self.metrics.drop_oldest()
                 if oldest is None:
                     break
@@ -185,9 +185,11 @@ class Spool:
         for position, notice in enumerate(due):
             notice.spool_id = self.events.spool_id
             notice.seq = self.events.next_seq + position
-        saved = self._save()
-        for notice in due:
-            if not saved or self.events.append(encode_happenings([*notice.gaps])) is None:
+        if self._save():
+            for notice in due:  # one that is lost is due again by _note_losses
+                self.events.append(encode_happenings([*notice.gaps]))
+        else:
+            for notice in due:
                 notice.seq = _NOT_YET
 
     def _note_losses(self) -> bool:
@@ -213,9 +215,10 @@ class Spool:
         if self._note_losses():
             self._garbage += self.metrics.sweep() + self.events.sweep()
         self._acks_unsaved = 0
-        lanes = [lane.sequences(self._garbage) for lane in (self.metrics, self.events)]
+        metrics = self.metrics.sequences(self._garbage)
+        events = self.events.sequences(self._garbage)
         try:
-            self._state.save(State(*lanes, self._notices))
+            self._state.save(State(metrics, events, self._notices))
         except OSError:
             self._unsaved = True
             return False

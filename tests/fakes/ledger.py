@@ -40,18 +40,20 @@ class Ledger:
         return spool_id, [record.seq for record in batch]
 
     def take(self, spool_id: str, seq: int, payload: bytes, *, events: bool) -> None:
-        known = self.delivered.setdefault((spool_id, seq), payload)
-        assert known == payload, f"number {seq} names two records"
-        if events and payload[:1] != b"\x90":  # an empty list, with which tests mark their own
-            for gap in decode_happenings(payload):
-                self._take_gap(gap)
-
-    def _take_gap(self, gap: object) -> None:
-        if not isinstance(gap, Gap) or gap in self.gaps:
+        known = self.delivered.get((spool_id, seq))
+        if known is not None:
+            assert known == payload, f"number {seq} names two records"
             return
-        self.gaps.append(gap)
+        self.delivered[spool_id, seq] = payload
+        if events and payload[:1] != b"\x90":  # an empty list, with which tests mark their own
+            for happening in decode_happenings(payload):
+                if isinstance(happening, Gap):
+                    self._take_gap(happening)
+
+    def _take_gap(self, gap: Gap) -> None:
         already = list(self.gapped[gap.spool_id].within(gap.first_seq, gap.last_seq))
         assert not already, f"{gap} repeats {already}"
+        self.gaps.append(gap)
         self.gapped[gap.spool_id].add(gap.first_seq, gap.last_seq)
 
     def drain(self, spool: Spool) -> None:

@@ -154,8 +154,10 @@ def crash_scenario(disk: FakeDisk, ledger: Ledger, rng: random.Random, steps: in
         ledger.append(spool, lane, prefix + payload(number, rng.randint(1, 200)))
         if rng.random() < 0.2 and (taken := ledger.deliver(spool, lane, records=5)):
             spool.acknowledge(taken[0], [(taken[1][0], taken[1][-1])])
-        if rng.random() < 0.05:
+        if rng.random() < 0.08:
             spool.close()
+            if rng.random() < 0.5:  # then a new spool id begins, and the old one drains beside it
+                disk.files.pop(HOME / lane / "tail", None)
             spool = open_spool(disk, **limit)
     spool.close()
 

@@ -194,7 +194,7 @@ def test_over_its_limit_a_spool_drops_the_oldest_metrics_as_gaps_and_no_events()
         ledger.append(spool, "metrics", payload(number))
         if number % 10 == 0:
             ledger.append(spool, "events", b"\x90" + payload(number))
-        assert spool.metrics.bytes <= 3000
+        assert spool.metrics.size_bytes <= 3000
     ledger.drain(spool)
     ledger.check(damaged=True)
     metrics = {gap.spool_id for gap in ledger.gaps}
