@@ -6,14 +6,14 @@ PORT ?= 8000
 BIND ?=
 UP := $(BIN)/dcops up --data-dir "$(DATA)" --port "$(PORT)" $(if $(BIND),--bind "$(BIND)")
 
-.PHONY: help up demo test check format bench soak torch backup clean
+.PHONY: help up demo test check format bench soak torch backup
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dcops needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Install a newer one, or run: make PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python has no venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python has no venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
@@ -35,7 +35,7 @@ check: .venv/developed  ## format, lint, import contracts, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
+	@DCOPS_SECRET_KEY=unused DCOPS_DATABASE_URL=postgresql://unused/unused $(BIN)/mypy
 
 format: .venv/developed  ## rewrite the code in the house format
 	$(BIN)/ruff format .
@@ -49,3 +49,6 @@ soak: .venv/developed  ## the long runs (ONLY=name), into build/figures.json
 
 torch: .venv/installed  ## add PyTorch, for the recipes
 	$(BIN)/python -m pip install --quiet torch==2.13.0
+
+backup: .venv/installed  ## write an encrypted backup of the database (DATA=)
+	@$(BIN)/dcops backup --data-dir "$(DATA)"
