@@ -1,12 +1,10 @@
 """The REST API at /api/v1: one NinjaAPI, its two ways to sign in, and one shape for every error."""
 
-import logging
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from ninja import NinjaAPI
@@ -16,10 +14,8 @@ from ninja.security import APIKeyCookie, HttpBearer
 import dcops.access.api
 import dcops.fleet.api
 from dcops.access.actor import Actor
-from dcops.access.middleware import away, refuse
-from dcops.domain.errors import Forbidden, Invalid, NotFound, NotSignedIn, Refused
-
-logger = logging.getLogger(__name__)
+from dcops.access.middleware import refuse
+from dcops.domain.errors import Forbidden, Invalid, NotFound, NotSignedIn
 
 
 class BearerToken(HttpBearer):
@@ -70,10 +66,6 @@ def build() -> NinjaAPI:
     return api
 
 
-def _on_refused(request: HttpRequest, error: Any) -> HttpResponse:
-    return refuse(request, error)
-
-
 def _on_invalid(request: HttpRequest, error: Any) -> HttpResponse:
     first = error.errors[0]
     place = [str(part) for part in first.get("loc", ())]
@@ -97,17 +89,11 @@ def _on_missing(request: HttpRequest, error: Any) -> HttpResponse:
     return refuse(request, NotFound(_("There is nothing here.")))
 
 
-def _on_database(request: HttpRequest, error: Any) -> HttpResponse:
-    logger.error("database refused %s %s", request.method, request.path_info, exc_info=error)
-    return refuse(request, away())
-
-
+# Refused and DatabaseError pass through to RequireSignInMiddleware, which answers them here as everywhere.
 _HANDLERS: dict[type[Exception], Any] = {
-    Refused: _on_refused,
     ValidationError: _on_invalid,
     HttpError: _on_http_error,
     Http404: _on_missing,
-    DatabaseError: _on_database,
 }
 
 api = build()

@@ -103,6 +103,24 @@ def test_no_spelling_slips_past_the_list(db, client, path):
     assert turned_away(response) or response.status_code == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/sign-in/",
+        "/sign-inx",
+        "/healthzz",
+        "/set-up",
+        "/staticx",
+        "/agent",
+        "/API/v1/nodes",
+    ],
+)
+def test_what_only_looks_open_is_not(path):
+    assert not is_open(path)
+
+
 def test_a_bad_bearer_token_is_not_rescued_by_a_good_session(administrator, browser):
     response = browser(administrator).get(
         "/api/v1/nodes", headers={"authorization": "Bearer dcops_pat_x_y"}

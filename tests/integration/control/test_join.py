@@ -1,9 +1,11 @@
 """How a machine becomes a node: one token, one node, whatever happens at once."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import psycopg
 import pytest
 from django.db import connection
 
@@ -219,26 +221,36 @@ def test_the_database_holds_no_token_secret(db):
         assert cursor.fetchone() == (0,)
 
 
-def test_of_two_who_decide_at_once_one_is_told_to_look_again(wide_pool):
+def test_who_decides_on_what_someone_else_just_changed_is_told_to_look_again(
+    wide_pool, database_urls
+):
     name = join().node_name
 
-    def decide(number):
-        verb = actions.approve_node if number else actions.revoke_node
+    def approve():
         try:
-            return verb(SHELL, name=name, now=NOW).state
-        except Conflict:
-            return "conflict"
+            actions.approve_node(SHELL, name=name, now=NOW)
         finally:
             connection.close()
 
-    for _ in range(5):
-        Node.objects.update(state=NodeState.PENDING)
-        assert at_once(2, decide) != ["conflict", "conflict"]
-    moves = AuditEvent.objects.filter(action__in=["node.approve", "node.revoke"])
-    chain = list(moves.order_by("id").values_list("before__state", "after__state"))
-    for before, after in chain:
-        assert before in ("pending", "approved")
-        assert after in ("approved", "revoked")
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database_urls.owner) as other:
+        other.execute("UPDATE fleet_node SET state = 'revoked'")
+        decision = pool.submit(approve)
+        wait_until_one_waits_for_a_lock(database_urls)
+        other.commit()
+        with pytest.raises(Conflict, match="revoked"):
+            decision.result(timeout=30)
+    assert Node.objects.get().state == NodeState.REVOKED
+    assert not AuditEvent.objects.filter(action="node.approve").exists()
+
+
+def wait_until_one_waits_for_a_lock(database_urls):
+    deadline = time.monotonic() + 30
+    with psycopg.connect(database_urls.admin, autocommit=True) as admin:
+        while not admin.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone():
+            assert time.monotonic() < deadline, "nobody waited"
+            time.sleep(0.01)
 
 
 def test_a_revoked_node_stays_revoked(db):

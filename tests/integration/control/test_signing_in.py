@@ -146,8 +146,8 @@ def test_a_new_password_ends_the_other_sessions_and_keeps_this_one(viewer, clien
     )
     assert changed.status_code == 302
     assert client.get("/api/v1/nodes").status_code == 200
-    assert other.get("/api/v1/nodes").status_code == 401
     assert queries.actor_of_session(key) is None
+    assert other.get("/api/v1/nodes").status_code == 401
 
 
 @pytest.mark.parametrize(
