@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Protocol
 
 import msgspec
@@ -32,6 +33,8 @@ COMMAND = (sys.executable, "-m", "agents.collector")
 FIRST_DEADLINE_S = 60.0
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
+# A child that lived this long ends a row of failures.
+WELL_S = 60.0
 NO_DRIVER_RETRY_S = 300.0
 ABANDONED_MAX = 3
 _PACKET_BYTES = 4 << 20
@@ -49,6 +52,16 @@ class Blocking(Protocol):
     def drain_events(self) -> list[Event]: ...
 
     def close(self) -> None: ...
+
+
+class _Condition(Enum):
+    """How the last reading went: an event marks a change, not every failure."""
+
+    STARTING = auto()
+    WELL = auto()
+    HUNG = auto()
+    DIED = auto()
+    NO_DRIVER = auto()
 
 
 class Collector:
@@ -72,6 +85,7 @@ class Collector:
         self._abandoned: list[subprocess.Popen[bytes]] = []
         self._start_at = float("-inf")
         self._backoff_s = BACKOFF_S
+        self._condition = _Condition.STARTING
         self._problem = Finding("GPUs", "failed", "The GPU collector has not started yet.")
         self._events: list[Event] = []
         self._present: dict[str, None] = {}
@@ -119,45 +133,50 @@ class Collector:
         if report.problem is not None:
             self._without_driver(report.problem)
             return self._nothing()
-        if self._problem.status == "hung":
+        if self._condition is _Condition.HUNG:
             self._say("collector", Severity.INFO, "The NVIDIA driver answers again.")
-        self._problem = Finding("GPUs", "ok", f"{len(report.uuids)} GPUs.")
-        self._backoff_s = BACKOFF_S
+        self._condition = _Condition.WELL
+        self._problem = Finding("GPUs", "ok", f"{len(report.uuids)} found.")
         self._compare(report)
         return report
 
     def _without_driver(self, problem: Finding) -> None:
-        """A library that does not match the driver can only be loaded anew by a new process."""
-        self._stop_child()
-        if problem.status == "missing":
-            self._start_at = self._clock() + NO_DRIVER_RETRY_S
-        else:
-            self._back_off()
-        if self._problem.message != problem.message and problem.status != "missing":
+        """A library that does not match the driver can only be loaded anew, by a new process."""
+        missing = problem.status == "missing"
+        if not missing and problem != self._problem:
             self._say("driver", Severity.CRITICAL, problem.message)
-        self._problem = problem
+        self._give_up(_Condition.NO_DRIVER, problem)
+        if missing:
+            self._start_at = self._clock() + NO_DRIVER_RETRY_S
 
     def _hung(self, deadline_s: float) -> None:
         message = f"The NVIDIA driver did not answer within {deadline_s:g} s (NVML hung)."
-        if self._problem.status != "hung":
+        if self._condition is not _Condition.HUNG:
             self._say("collector", Severity.CRITICAL, message)
-        self._problem = Finding("GPUs", "hung", message)
-        self._stop_child()
-        self._back_off()
+        self._give_up(_Condition.HUNG, Finding("GPUs", "failed", message))
 
     def _died(self, error: Exception) -> None:
-        message = f"The GPU collector ended unexpectedly ({error or type(error).__name__})."
-        if self._problem.message != message:
+        message = "The GPU collector ended unexpectedly; a new one is started."
+        if self._condition is not _Condition.DIED:
             self._say("collector", Severity.WARNING, message)
-        self._problem = Finding("GPUs", "failed", message)
-        self._stop_child()
-        self._back_off()
+        log.warning("GPU collector: %s", error or type(error).__name__)
+        self._give_up(_Condition.DIED, Finding("GPUs", "failed", message))
+
+    def _give_up(self, condition: "_Condition", problem: Finding) -> None:
+        """End the child, and wait longer each time before the next, unless this one was well for long."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+            self._kill(child.process)
+            self._abandoned.append(child.process)
+            if self._clock() - child.started_s > WELL_S:
+                self._backoff_s = BACKOFF_S
+        self._start_at = self._clock() + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
+        self._condition, self._problem = condition, problem
 
     def _nothing(self) -> GpuReport:
-        problem = self._problem
-        if problem.status == "hung":
-            problem = Finding(problem.subject, "failed", problem.message)
-        return GpuReport(at_us=_now_us(), uuids=[], problem=problem)
+        return GpuReport(at_us=_now_us(), uuids=[], problem=self._problem)
 
     def _compare(self, report: GpuReport) -> None:
         present = set(report.uuids)
@@ -184,22 +203,11 @@ class Collector:
         if len(self._abandoned) >= ABANDONED_MAX:
             return False
         try:
-            self._child = _Child(self._command)
+            self._child = _Child(self._command, self._clock())
         except OSError as error:
             self._died(error)
             return False
         return True
-
-    def _stop_child(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.close()
-            self._kill(child.process)
-            self._abandoned.append(child.process)
-
-    def _back_off(self) -> None:
-        self._start_at = self._clock() + self._backoff_s
-        self._backoff_s = min(2 * self._backoff_s, BACKOFF_MAX_S)
 
     def _reap(self) -> None:
         self._abandoned = [process for process in self._abandoned if process.poll() is None]
@@ -208,7 +216,9 @@ class Collector:
 class _Child:
     """One collector process and the questions to it."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], now_s: float) -> None:
+        """Raises OSError."""
+        self.started_s = now_s
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             _widen(ours, theirs)
@@ -232,7 +242,7 @@ class _Child:
             while True:
                 packet = await asyncio.get_running_loop().sock_recv(self._socket, _PACKET_BYTES)
                 if not packet:
-                    raise EOFError(f"exit status {self.process.poll()}")
+                    raise EOFError("its socket closed")
                 number, report = _answers.decode(packet)
                 if number == self._number:
                     self.answered = True

@@ -5,6 +5,7 @@ most of the cost on a GPU that supports little.
 """
 
 from collections.abc import Sequence
+from ctypes import byref
 from typing import Any
 
 from dcops.wire.rows import Reading
@@ -64,9 +65,10 @@ class Device:
         return self.ask((name, *arguments), name, self.handle, *arguments)
 
     def fill(self, name: str, structure: Any) -> Any:
-        """Call api.name(handle, structure) and return the structure; None if it cannot be had. Raises as `call`."""
-        done = self.ask((name, getattr(structure, "version", 0)), name, self.handle, structure)
-        return None if done is None else structure
+        """Call api.name(handle, address of structure) and return the structure, or None. Raises as `call`."""
+        # pynvml hands these on as they are: without byref the driver would get the structure itself for its address.
+        answer = self.ask(name, name, self.handle, byref(structure))
+        return None if answer is None else structure
 
     def ask(self, key: Any, name: str, *arguments: Any) -> Any:
         """As `call`, without the handle; `key` is what rests after a refusal."""
@@ -96,6 +98,14 @@ class Device:
                 if reading is not None:
                     found[field] = reading
         return found
+
+    def running(self, kind: str) -> list[Any] | None:
+        """Return the "Compute" or "Graphics" processes. Raises as `call`."""
+        # pynvml's name without a version raises an error of another class where the driver has only the older one.
+        processes: list[Any] | None = self.call(f"nvmlDeviceGet{kind}RunningProcesses_v3")
+        if processes is None:
+            processes = self.call(f"nvmlDeviceGet{kind}RunningProcesses_v2")
+        return processes
 
     def rate(self, name: str, counter: Reading) -> float | None:
         """Return how fast a counter rises, a second; None at first, and when it went backwards."""

@@ -76,12 +76,9 @@ def pci_bus_id(device: Device) -> str:
 def read_processes(device: Device) -> list[GpuProcess]:
     """Processes that hold memory on the GPU. Raises GpuLost, DriverGone."""
     found: dict[int, GpuProcess] = {}
-    for kind, name in (
-        ("graphics", "nvmlDeviceGetGraphicsRunningProcesses"),
-        ("compute", "nvmlDeviceGetComputeRunningProcesses"),
-    ):
-        for process in (device.call(name) or ())[:_PROCESSES_MAX]:
-            found[process.pid] = _process(device, kind, process)
+    for kind in ("Graphics", "Compute"):
+        for process in (device.running(kind) or ())[:_PROCESSES_MAX]:
+            found[process.pid] = _process(device, kind.lower(), process)
     return list(found.values())
 
 

@@ -104,7 +104,7 @@ class Activity:
             return {}
         device, request = self._device, self._request
         before, now = self._samples
-        if device.fill("nvmlGpmSampleGet", now) is None:
+        if device.ask("gpm sample", "nvmlGpmSampleGet", device.handle, now) is None:
             self._primed = False
             return {}
         self._samples = [now, before]
@@ -158,7 +158,8 @@ def read_sample(device: Device, activity: Activity, *, slow: bool) -> Readings:
         readings["memory_utilization_percent"] = utilization.memory
     readings |= _memory(device)
     active = activity.read()
-    if activity.available:
+    # The first reading of GPM gives nothing yet; the counters would have to be dropped at the second.
+    if activity.available and (not active or "pcie_tx_bytes_per_s" in active):
         return readings | _power(device, device.fields(_LEVELS)) | active
     fields = device.fields(_LEVELS + _TRAFFIC)
     return readings | _power(device, fields) | _traffic(device, fields, slow=slow)
@@ -237,7 +238,7 @@ def read_health(device: Device) -> Readings:
     call = device.call
     found = device.fields((*_HEALTH, NVLINK_COUNT))
     readings: Readings = {name: found.get(field) for field, name in _HEALTH.items()}
-    processes = call("nvmlDeviceGetComputeRunningProcesses")
+    processes = device.running("Compute")
     readings |= {
         "pcie_link_generation": call("nvmlDeviceGetCurrPcieLinkGeneration"),
         "pcie_link_width": call("nvmlDeviceGetCurrPcieLinkWidth"),

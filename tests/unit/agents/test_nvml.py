@@ -19,6 +19,7 @@ from tests.fakes.nvml import (
     Answer,
     NvmlFailure,
     ScriptedNvml,
+    filled,
 )
 
 SAMPLE = Want(sample=True)
@@ -219,7 +220,7 @@ class TestHealth:
         assert readings["nvlink_crc_errors"] is None
 
     def test_a_gpu_without_a_fabric_has_no_fabric_state(self, nvml, api):
-        api.gpus[0].answers["nvmlDeviceGetGpuFabricInfoV"] = lambda info: setattr(info, "state", 0)
+        api.gpus[0].answers["nvmlDeviceGetGpuFabricInfoV"] = filled(state=0)
         assert health(nvml.read(HEALTH))["fabric_state"] is None
 
     def test_older_calls_fill_in_what_fields_do_not_give(self, nvml, api):
@@ -373,7 +374,7 @@ class TestIdentity:
     def test_processes_name_their_gpu_user_and_memory(self, nvml, api):
         import os
 
-        api.gpus[1].answers["nvmlDeviceGetComputeRunningProcesses"] = lambda: [
+        api.gpus[1].answers["nvmlDeviceGetComputeRunningProcesses_v3"] = lambda: [
             Answer(pid=os.getpid(), usedGpuMemory=2**64 - 1)
         ]
         processes = nvml.read(Want(processes=True)).processes
