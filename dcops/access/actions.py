@@ -109,23 +109,21 @@ def create_user(actor: Actor, *, username: str, password: str, role: Role, now: 
     return user
 
 
-def set_role(actor: Actor, *, username: str, role: Role, now: datetime) -> User:
-    """Change what a person may do, at once. Raises Forbidden, NotFound, Conflict (the last administrator)."""
-    return _change_user(actor, username, "user.set_role", now, role=role)
-
-
-def set_active(actor: Actor, *, username: str, active: bool, now: datetime) -> User:
-    """Let a person in or shut them out; sessions, sockets and tokens of theirs end at once.
+def change_user(
+    actor: Actor,
+    *,
+    username: str,
+    role: Role | None = None,
+    active: bool | None = None,
+    now: datetime,
+) -> User:
+    """Change a person's role, or shut them out: sessions, sockets and tokens of theirs end at once. None leaves as is.
 
     Raises Forbidden, NotFound, Conflict (the last administrator).
     """
-    return _change_user(actor, username, "user.set_active", now, is_active=active)
-
-
-def _change_user(
-    actor: Actor, username: str, action: str, now: datetime, **change: Role | bool
-) -> User:
     require(actor, Action.ADMINISTER)
+    wanted = {"role": role, "is_active": active}
+    change = {name: value for name, value in wanted.items() if value is not None}
     with transaction.atomic():
         # All administrators are locked, in one order, so that two cannot each remove the other as the last.
         list(User.objects.select_for_update().filter(role=Role.ADMINISTRATOR).order_by("pk"))
@@ -139,7 +137,7 @@ def _change_user(
         user.save(update_fields=list(change))
         if administered and queries.needs_setup():
             raise Conflict(_("This is the last administrator. Make another one first."))
-        _record_user(actor, action, user, before=before, after=dict(change), now=now)
+        _record_user(actor, "user.change", user, before=before, after=change, now=now)
     return user
 
 
@@ -278,25 +276,25 @@ def record_denial(actor: Actor, *, action: str, path: str, now: datetime) -> Non
 # -- API tokens ---------------------------------------------------------------------------------------------------
 
 
-def create_token(
-    actor: Actor, *, user: User, name: str, role: Role, days: int, now: datetime
-) -> str:
-    """Make an API token for a person and return its text, which is shown this once.
+def create_token(actor: Actor, *, name: str, role: Role, days: int, now: datetime) -> str:
+    """Make an API token for oneself and return its text, which is shown this once.
 
-    For oneself, or by an administrator. Raises Forbidden or Invalid.
+    Only a person makes one: a token that could make tokens would outlive its own end. Raises Forbidden or Invalid.
     """
-    if not _is_self_or_administrator(actor, user):
-        raise Forbidden(_("Only an administrator makes tokens for others."))
+    if actor.kind != "user":
+        raise Forbidden(_("A token is made by a person who is signed in, for themselves."))
     if not 1 <= days <= MAX_TOKEN_DAYS:
         raise Invalid(
             _("A token lives 1 to %(max)s days.") % {"max": MAX_TOKEN_DAYS}, field="days"
         )
+    if not name.strip():
+        raise Invalid(_("Give the token a name, to know it by when you revoke it."), field="name")
     issued = issue()
     with transaction.atomic():
         token = ApiToken.objects.create(
             id=issued.id,
-            name=name[:100],
-            user=user,
+            name=name.strip()[:100],
+            user_id=int(actor.id),
             role=role,
             secret_sha256=issued.sha256,
             created_at=now,

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.utils.crypto import constant_time_compare
 
-from dcops.access.actor import Action, Actor, Role, lowest, require
+from dcops.access.actor import Action, Actor, Role, can, lowest, require
 from dcops.access.credentials import digest
 from dcops.access.models import ApiToken, SetupLink, SignInThrottle, User
 from dcops.audit.models import AuditEvent
@@ -97,10 +97,18 @@ def failures(key: bytes, now: datetime) -> tuple[int, int]:
     return row.failures, max(1, round((row.window_ends_at - now).total_seconds()))
 
 
-def get_user(actor: Actor, username: str) -> User | None:
-    """Return a person by name, for administrators. Raises Forbidden."""
+def list_users(actor: Actor) -> list[User]:
+    """Return everybody, by name. Raises Forbidden."""
     require(actor, Action.ADMINISTER)
-    return User.objects.filter(username=username).first()
+    return list(User.objects.order_by("username"))
+
+
+def list_tokens(actor: Actor) -> list[ApiToken]:
+    """Return the tokens the actor may revoke, newest first, each with its owner: their own, or all for administrators."""
+    tokens = ApiToken.objects.select_related("user").order_by("-created_at", "id")
+    if can(actor, Action.ADMINISTER):
+        return list(tokens)
+    return list(tokens.filter(user_id=actor.id)) if actor.kind == "user" else []
 
 
 def page_of_audit(actor: Actor, *, before_id: int | None = None, limit: int) -> list[AuditEvent]:

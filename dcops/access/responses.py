@@ -1,10 +1,10 @@
 """The shape of API bodies and errors, and the helper by which each operation declares the errors it can answer."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from django.http import HttpResponse, JsonResponse
 from ninja import Schema
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from dcops.domain.errors import (
     Conflict,
@@ -16,6 +16,9 @@ from dcops.domain.errors import (
     TooMany,
     Unavailable,
 )
+
+# What PostgreSQL can hold and compare with; anything else is a 422 before it gets there.
+Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class Body(BaseModel):

@@ -5,18 +5,16 @@ from typing import Annotated, Any
 
 from django.http import HttpRequest
 from ninja import Path, Query, Router, Schema, Status
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from dcops import clock
 from dcops.access.actor import of_request
-from dcops.access.responses import Body, answers
+from dcops.access.responses import Body, Text, answers
 from dcops.domain.nodes import NodeState
 from dcops.fleet import actions, queries
 
 router = Router(tags=["fleet"])
 
-# What PostgreSQL can compare with; anything else is a 422 before it gets there.
-Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 

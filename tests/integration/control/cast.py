@@ -55,6 +55,6 @@ def actor(user):
 
 def bearer(user, role=Role.ADMINISTRATOR):
     token = access.create_token(
-        actor(user), user=user, name=os.urandom(3).hex(), role=role, days=1, now=clock.now()
+        actor(user), name=os.urandom(3).hex(), role=role, days=1, now=clock.now()
     )
     return {"authorization": f"Bearer {token}"}

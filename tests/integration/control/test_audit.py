@@ -43,9 +43,7 @@ class Stage:
         self.api_token = text.removeprefix(people.TOKEN_PREFIX).split("_")[0]
 
     def make_token(self):
-        return access.create_token(
-            self.admin, user=self.viewer, name="t", role=Role.VIEWER, days=1, now=NOW
-        )
+        return access.create_token(actor(self.viewer), name="t", role=Role.VIEWER, days=1, now=NOW)
 
     def node_id(self):
         return Node.objects.get(name="pending").id
@@ -77,11 +75,8 @@ VERBS = {
     access.create_user: lambda s: access.create_user(
         s.admin, username="new", password=PASSWORD, role=Role.VIEWER, now=NOW
     ),
-    access.set_role: lambda s: access.set_role(
-        s.admin, username="vera", role=Role.OPERATOR, now=NOW
-    ),
-    access.set_active: lambda s: access.set_active(
-        s.admin, username="vera", active=False, now=NOW
+    access.change_user: lambda s: access.change_user(
+        s.admin, username="vera", role=Role.OPERATOR, active=False, now=NOW
     ),
     access.sign_in: lambda s: access.sign_in(
         "vera", PASSWORD, source_ip="", request_id="", now=NOW

@@ -30,7 +30,7 @@ def test_a_good_password_opens_a_new_session(viewer, client):
 
 
 def test_wrong_name_wrong_password_and_shut_out_look_the_same(viewer, client):
-    actions.set_active(SHELL, username="vera", active=False, now=NOW)
+    actions.change_user(SHELL, username="vera", active=False, now=NOW)
     answers = {
         (response.status_code, response.content.replace(name.encode(), b"?"))
         for name, password in [("vera", PASSWORD), ("nobody", PASSWORD), ("vera", "wrong-one")]
@@ -127,7 +127,7 @@ def ways_in(user, client):
 def test_shutting_a_person_out_ends_every_way_in_at_once(viewer, client):
     ways = ways_in(viewer, client)
     assert [way() for way in ways] == [True, True, True]
-    actions.set_active(SHELL, username="vera", active=False, now=NOW)
+    actions.change_user(SHELL, username="vera", active=False, now=NOW)
     assert [way() for way in ways] == [False, False, False]
 
 
@@ -171,15 +171,15 @@ def test_less_of_a_role_counts_from_the_next_request(administrator, client):
     User.objects.create(username="second", role=Role.ADMINISTRATOR)
     token = bearer(administrator)
     assert client.get("/api/v1/audit", headers=token).status_code == 200
-    actions.set_role(SHELL, username="ada", role=Role.VIEWER, now=NOW)
+    actions.change_user(SHELL, username="ada", role=Role.VIEWER, now=NOW)
     assert client.get("/api/v1/audit", headers=token).status_code == 403
 
 
 def test_the_last_administrator_stays(administrator):
     with pytest.raises(Conflict):
-        actions.set_role(SHELL, username="ada", role=Role.VIEWER, now=NOW)
+        actions.change_user(SHELL, username="ada", role=Role.VIEWER, now=NOW)
     with pytest.raises(Conflict):
-        actions.set_active(SHELL, username="ada", active=False, now=NOW)
+        actions.change_user(SHELL, username="ada", active=False, now=NOW)
     administrator.refresh_from_db()
     assert (administrator.role, administrator.is_active) == (Role.ADMINISTRATOR, True)
 
@@ -188,9 +188,7 @@ def test_the_last_administrator_stays(administrator):
 
 
 def test_a_token_ends_when_it_expires_or_is_revoked(viewer):
-    text = actions.create_token(
-        actor(viewer), user=viewer, name="t", role=Role.VIEWER, days=1, now=NOW
-    )
+    text = actions.create_token(actor(viewer), name="t", role=Role.VIEWER, days=1, now=NOW)
     assert queries.find_token(text, NOW + timedelta(hours=23)) is not None
     assert queries.find_token(text, NOW + timedelta(hours=25)) is None
     token = queries.find_token(text, NOW)
@@ -208,22 +206,63 @@ def test_a_token_may_reach_less_far_than_its_owner(administrator, client):
     assert client.get("/api/v1/audit", headers=token).status_code == 403
 
 
-def test_nobody_makes_or_revokes_a_token_of_someone_else(viewer, operator):
-    with pytest.raises(Forbidden):
-        actions.create_token(
-            actor(viewer), user=operator, name="t", role=Role.VIEWER, days=1, now=NOW
-        )
-    text = actions.create_token(
-        actor(operator), user=operator, name="t", role=Role.VIEWER, days=1, now=NOW
-    )
+def test_nobody_revokes_a_token_of_someone_else(viewer, operator, administrator):
+    text = actions.create_token(actor(operator), name="t", role=Role.VIEWER, days=1, now=NOW)
+    token_id = queries.find_token(text, NOW).id
     with pytest.raises(NotFound):
-        actions.revoke_token(actor(viewer), token_id=queries.find_token(text, NOW).id, now=NOW)
+        actions.revoke_token(actor(viewer), token_id=token_id, now=NOW)
+    assert queries.list_tokens(actor(viewer)) == []
+    actions.revoke_token(actor(administrator), token_id=token_id, now=NOW)
+    assert queries.find_token(text, NOW) is None
+
+
+def test_a_token_makes_no_tokens(administrator, client):
+    response = client.post(
+        "/api/v1/tokens",
+        data={"name": "heir"},
+        content_type="application/json",
+        headers=bearer(administrator),
+    )
+    assert response.status_code == 403
+
+
+def test_a_person_makes_lists_and_revokes_a_token_of_their_own(viewer, browser):
+    session = browser(viewer)
+    made = session.post(
+        "/api/v1/tokens", data={"name": "grafana"}, content_type="application/json"
+    )
+    headers = {"authorization": f"Bearer {made.json()['token']}"}
+    assert Client().get("/api/v1/nodes", headers=headers).status_code == 200
+    (listed,) = session.get("/api/v1/tokens").json()["items"]
+    assert (listed["name"], listed["owner"], listed["role"]) == ("grafana", "vera", "viewer")
+    gone = session.post(f"/api/v1/tokens/{listed['id']}/revoke")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert Client().get("/api/v1/nodes", headers=headers).status_code == 401
+
+
+def test_an_administrator_lets_people_in_and_shuts_them_out(administrator, browser):
+    session = browser(administrator)
+    made = session.post(
+        "/api/v1/users",
+        data={"username": "nils", "password": PASSWORD, "role": "operator"},
+        content_type="application/json",
+    )
+    assert (made.status_code, made.json()["role"]) == (201, "operator")
+    assert PASSWORD not in made.content.decode()
+    assert sign_in(Client(), "nils").status_code == 302
+    changed = session.patch(
+        "/api/v1/users/nils", data={"active": False}, content_type="application/json"
+    )
+    assert changed.json()["active"] is False
+    assert sign_in(Client(REMOTE_ADDR="10.0.0.5"), "nils").status_code == 422
+    assert [user["username"] for user in session.get("/api/v1/users").json()["items"]] == [
+        "ada",
+        "nils",
+    ]
 
 
 def test_the_use_of_a_token_is_noted_once_a_minute(viewer, django_assert_num_queries):
-    text = actions.create_token(
-        actor(viewer), user=viewer, name="t", role=Role.VIEWER, days=1, now=NOW
-    )
+    text = actions.create_token(actor(viewer), name="t", role=Role.VIEWER, days=1, now=NOW)
     for seconds, queries_made in [(0, 2), (1, 1), (59, 1), (61, 2)]:
         with django_assert_num_queries(queries_made):
             actions.use_token(text, now=NOW + timedelta(seconds=seconds))
@@ -234,9 +273,7 @@ def test_the_database_holds_no_token_and_no_password(viewer, settings):
     viewer.set_password(PASSWORD)
     viewer.save()
     link = actions.create_setup_link(SHELL, now=NOW)
-    text = actions.create_token(
-        actor(viewer), user=viewer, name="t", role=Role.VIEWER, days=1, now=NOW
-    )
+    text = actions.create_token(actor(viewer), name="t", role=Role.VIEWER, days=1, now=NOW)
     for secret in (text.rsplit("_", 1)[1], link.rsplit(".", 1)[1], PASSWORD):
         with connection.cursor() as cursor:
             cursor.execute(
