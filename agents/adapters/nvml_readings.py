@@ -162,7 +162,7 @@ def read_sample(device: Device, activity: Activity, *, slow: bool) -> Readings:
     if activity.available and (not active or "pcie_tx_bytes_per_s" in active):
         return readings | _power(device, device.fields(_LEVELS)) | active
     fields = device.fields(_LEVELS + _TRAFFIC)
-    return readings | _power(device, fields) | _traffic(device, fields, slow=slow)
+    return readings | _power(device, fields) | _traffic(device, fields, slow=slow) | active
 
 
 def _event_reasons(device: Device) -> int | None:
