@@ -84,11 +84,17 @@ def database(url: str) -> dict[str, Any]:
     Raises SettingError for any other scheme, or a URL that PostgreSQL's own library cannot read.
     """
     if not url.startswith(("postgresql://", "postgres://")):
-        raise SettingError("DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses.")
+        raise SettingError(
+            "DCOPS_DATABASE_URL must start with postgresql://. PostgreSQL is the only database dcops uses."
+        )
     try:
-        parts = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
+        parts = {
+            name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None
+        }
     except ProgrammingError:
-        raise SettingError("DCOPS_DATABASE_URL cannot be read. Write postgresql://user:password@host:5432/dcops.") from None
+        raise SettingError(
+            "DCOPS_DATABASE_URL cannot be read. Write postgresql://user:password@host:5432/dcops."
+        ) from None
     found = {key: parts.pop(name, "") for key, name in _DJANGO_NAMES.items()}
     pool = {"min_size": 1, "max_size": env_int("DCOPS_DATABASE_POOL", 8, 1), "timeout": 10}
     return found | {
@@ -99,7 +105,13 @@ def database(url: str) -> dict[str, Any]:
     }
 
 
-_DJANGO_NAMES = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+_DJANGO_NAMES = {
+    "NAME": "dbname",
+    "USER": "user",
+    "PASSWORD": "password",
+    "HOST": "host",
+    "PORT": "port",
+}
 
 DATABASE_URL = env_str("DCOPS_DATABASE_URL")
 DATABASES = {"default": database(DATABASE_URL)}
