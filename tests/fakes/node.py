@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -34,14 +35,16 @@ def scripted(scenario: str, folder: Path, gpus: int) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def agent(
-    state_dir: Path, collector: Sequence[str] | None = None
+    state_dir: Path, collector: Sequence[str] | None = None, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run an agent that has joined; its own collector, or another. It is killed at the end if it still runs."""
     if collector is None:
         command = ["-m", "agents.run", "run", "--state-dir", str(state_dir)]
     else:
         command = ["-c", _PROGRAM, str(state_dir), *collector]
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, cwd=ROOT, env=os.environ | environment
+    )
     try:
         yield process
     finally:
