@@ -86,7 +86,7 @@ async def serve(latest: Latest, port: int) -> asyncio.Server:
     """Answer GET /metrics on loopback. Raises OSError if the port is taken."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, ValueError, EOFError):
+        with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_REQUEST_S):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(_response(head, latest))
