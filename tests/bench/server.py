@@ -127,7 +127,9 @@ class ScratchServer:
             self.redis.urls.live,
         )
         launch._prepare(found)
-        self.env = self._instance.server_environment(found) | self._extra
+        # An application under test may live in tests/.
+        path = {"PYTHONPATH": str(ROOT)}
+        self.env = self._instance.server_environment(found) | path | self._extra
         for program in launch._programs(self.env):
             if program.name == "web" or self._worker:
                 self.programs[program.name] = program
@@ -146,14 +148,19 @@ class ScratchServer:
         """Wait for the web process to answer. Raises RuntimeError with the end of its log."""
         deadline = time.monotonic() + limit_s
         while True:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.url}/healthz", timeout=2),
-            ):
+            if self.answers():
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the server does not answer:\n{self.log('web')[-3000:]}")
             time.sleep(0.05)
+
+    def answers(self) -> bool:
+        """Whether the web process answers now."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=2):
+                return True
+        except OSError:
+            return False
 
     def log(self, name: str) -> str:
         """What a program has written."""

@@ -9,6 +9,7 @@ killed; so an append that began and is not known to have ended may have been kep
 """
 
 import asyncio
+import errno
 import os
 import signal
 import struct
@@ -20,14 +21,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from agents.adapters.disk import RealDisk, RealFile
 from agents.adapters.lane import Lane
+from agents.adapters.spool import Spool
 from agents.collector import run_child
 from agents.config import Config
 from agents.run import run_agent
-from dcops.wire.frames import GpuList, Spool
+from dcops.wire.frames import GpuList
+from dcops.wire.frames import Spool as SpoolKind
 from tests.soak.oracle import GpuLists, Produced
 
 GPUS = 4
@@ -69,6 +74,8 @@ def run(state_dir: Path, journal: Path, name: str, *, drain: bool = False) -> No
     write_down_appends(
         os.open(journal / f"{time.time_ns()}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     )
+    if "SOAK_SPOOL_KIB" in os.environ:
+        shrink_spool(int(os.environ["SOAK_SPOOL_KIB"]))
     config = Config(state_dir=state_dir, kernel_log=False, log_level="warning")
     interval_s = 3600.0 if drain else float(os.environ.get("SOAK_AGENT_INTERVAL_S", "0.5"))
     config = replace(
@@ -94,6 +101,53 @@ def leave_when_empty() -> None:
             empty_since = time.monotonic()
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+class CrowdedDisk(RealDisk):
+    """A disk that is full while the file named by SOAK_DISK_FULL exists: only space that a file already has can be written."""
+
+    def __init__(self) -> None:
+        self._sign = Path(os.environ.get("SOAK_DISK_FULL", "/nonexistent"))
+
+    def open(self, path: Path) -> "CrowdedFile":
+        """Open for writing; a new name finds room in its directory."""
+        return CrowdedFile(path, self._sign)
+
+
+class CrowdedFile(RealFile):
+    """A file on it."""
+
+    def __init__(self, path: Path, sign: Path) -> None:
+        super().__init__(path)
+        self._sign = sign
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write, if there is room."""
+        self._claim(offset + len(data))
+        super().write_at(offset, data)
+
+    def allocate(self, size: int) -> None:
+        """Allocate, if there is room."""
+        self._claim(size)
+        super().allocate(size)
+
+    def _claim(self, end: int) -> None:
+        if self._sign.exists() and end > os.fstat(self._descriptor).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def shrink_spool(limit_kib: int) -> None:
+    """Give every spool this limit and the crowded disk."""
+    make = Spool.__init__
+
+    def smaller(spool: Spool, directory: Path, **given: Any) -> None:
+        given |= {
+            "metrics_limit_bytes": limit_kib << 10,
+            "metrics_segment_bytes": max(limit_kib // 16, 4) << 10,
+        }
+        make(spool, directory, **(given | {"disk": CrowdedDisk()}))
+
+    Spool.__init__ = smaller  # type: ignore[method-assign]
 
 
 def write_down_appends(descriptor: int) -> None:
@@ -124,7 +178,7 @@ def read_agent(state_dir: Path, journal: Path) -> tuple[list[Produced], GpuLists
     for what, kind, spool_id, seq, crc, payload in entries:
         key = (kind, spool_id, seq, crc)
         if what == BEGAN:
-            spool = Spool.METRICS if kind == 0 else Spool.EVENTS
+            spool = SpoolKind.METRICS if kind == 0 else SpoolKind.EVENTS
             found[key] = Produced(node, spool_id.decode(), spool, seq, payload, certain=False)
         else:
             # A loss is as certain as a record: it must be told of.

@@ -15,12 +15,22 @@ DRAIN_S = 120.0
 class RealAgent:
     """One agent with its own state directory, joined and approved."""
 
-    def __init__(self, server: ScratchServer, name: str, *, interval_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        server: ScratchServer,
+        name: str,
+        *,
+        interval_s: float = 0.5,
+        spool_kib: int | None = None,
+    ) -> None:
         self.name = name
         self.state_dir = server.directory / name
         self.journal = server.directory / f"{name}.journal"
         self._log = (server.directory / f"{name}.log").open("ab")
         self._env = os.environ | {"SOAK_AGENT_INTERVAL_S": str(interval_s)}
+        self.disk_full = server.directory / f"{name}.disk-full"
+        if spool_kib is not None:
+            self._env |= {"SOAK_SPOOL_KIB": str(spool_kib), "SOAK_DISK_FULL": str(self.disk_full)}
         self._process: subprocess.Popen[bytes] | None = None
         command = [
             str(Path(sys.executable).parent / "dcops-agent"),

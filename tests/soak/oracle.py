@@ -70,6 +70,9 @@ class Judgement:
     events_missing: int = 0
     events_duplicate: int = 0
     quarantined: int = 0
+    gap_records: int = 0
+    gaps_of_nothing: int = 0
+    gaps_twice: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +80,7 @@ class Judgement:
         """How many things are not as they must be."""
         return (
             self.missing + self.duplicate + self.corrupted + self.spurious + self.gapped_and_stored
-            + self.events_missing + self.events_duplicate + self.quarantined
+            + self.events_missing + self.events_duplicate + self.quarantined + self.gaps_of_nothing + self.gaps_twice
         )  # fmt: skip
 
     def example(self, what: str) -> None:
@@ -90,7 +93,8 @@ class Judgement:
             f"{self.records:,} records, {self.rows:,} rows, {self.stored:,} stored, {self.gapped:,} in gaps; "
             f"missing {self.missing}, duplicate {self.duplicate}, corrupted {self.corrupted}, spurious {self.spurious}, "
             f"gapped and stored {self.gapped_and_stored}; {self.events:,} events, missing {self.events_missing}, "
-            f"duplicate {self.events_duplicate}; quarantined {self.quarantined}"
+            f"duplicate {self.events_duplicate}; {self.gap_records:,} records declared lost, never made {self.gaps_of_nothing}, "
+            f"told twice {self.gaps_twice}; quarantined {self.quarantined}"
         )
 
 
@@ -153,6 +157,7 @@ def judge(
         if found:
             verdict.example(f"stored, but nobody produced it: {key}")
     _judge_events(connection, verdict, [r for r in records if r.spool is Spool.EVENTS], gaps)
+    _judge_gaps(verdict, records, gaps)
     verdict.quarantined = _count(
         connection, "SELECT coalesce(sum(records), 0) FROM telemetry_quarantine"
     )
@@ -231,6 +236,21 @@ def _judge_events(
             ):
                 verdict.events_missing += 1
                 verdict.example(f"gap not recorded: {happening}")
+
+
+def _judge_gaps(
+    verdict: Judgement, records: list[Produced], gaps: dict[tuple[str, str], list[tuple[int, int]]]
+) -> None:
+    """Every number declared lost was made, and is declared lost once: only so do stored and lost add up to made."""
+    made = {(record.node, record.spool_id, record.seq) for record in records}
+    for (node, spool_id), ranges in gaps.items():
+        told = Counter(seq for first, last in ranges for seq in range(first, last + 1))
+        verdict.gap_records += len(told)
+        verdict.gaps_twice += sum(times - 1 for times in told.values())
+        strange = [seq for seq in told if (node, spool_id, seq) not in made]
+        verdict.gaps_of_nothing += len(strange)
+        if strange:
+            verdict.example(f"declared lost, but never made: {spool_id} {strange[:5]}")
 
 
 def _covered(gap: Gap, recorded: list[tuple[int, int]]) -> bool:
