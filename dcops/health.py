@@ -1,17 +1,24 @@
 """What machines ask the server about itself: /healthz, /readyz and /metrics."""
 
+from importlib.metadata import version
+
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, Info, generate_latest
 
 from dcops.access.actor import Action, of_request, require
+from dcops.fleet import queries as fleet
 
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 REDIS_TIMEOUT_S = 1.0
+BUILD = Info("dcops_build", "The version of dcops that answers.")
+BUILD.info({"version": version("dcops")})
+NODES = Gauge("dcops_nodes", "Nodes by state.", ["state"])
+GPUS = Gauge("dcops_gpus", "GPUs present in the last inventory of their node.")
 
 
 @require_safe
@@ -78,5 +85,9 @@ def redis_problem() -> str:
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus text of this process. Needs a session or token: it tells an attacker names, sizes and versions."""
-    require(of_request(request), Action.READ_METRICS)
+    actor = of_request(request)
+    require(actor, Action.READ_METRICS)
+    for state, count in fleet.count_nodes(actor).items():
+        NODES.labels(state).set(count)
+    GPUS.set(fleet.count_gpus(actor))
     return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_LATEST)

@@ -146,6 +146,19 @@ def page_of_gpus(actor: Actor, *, after: str = "", limit: int, node: str = "") -
     return list(gpus[:limit])
 
 
+def count_nodes(actor: Actor) -> dict[NodeState, int]:
+    """Return how many nodes are in each state, 0 included."""
+    require(actor, Action.VIEW)
+    counted = Node.objects.values_list("state").annotate(count=Count("id"))
+    return dict.fromkeys(NodeState, 0) | {NodeState(state): count for state, count in counted}
+
+
+def count_gpus(actor: Actor) -> int:
+    """Return how many GPUs are present."""
+    require(actor, Action.VIEW)
+    return Gpu.objects.filter(present=True).count()
+
+
 def gpus_of(actor: Actor, node: Node) -> list[Gpu]:
     """Return the node's present GPUs by index."""
     return list(visible_gpus(actor).filter(node=node, present=True))

@@ -1,7 +1,11 @@
 """No change without its audit row, and no audit row ever changes."""
 
 import inspect
-from contextlib import contextmanager
+import random
+import threading
+import time
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -14,7 +18,7 @@ from dcops.access.actor import Role, system
 from dcops.access.models import ApiToken, SetupLink, User
 from dcops.audit import actions as audit
 from dcops.audit.models import AuditEvent
-from dcops.domain.errors import NotSignedIn
+from dcops.domain.errors import NotFound, NotSignedIn
 from dcops.fleet import actions as fleet
 from dcops.fleet.models import Gpu, JoinToken, Node
 from tests.integration.control.cast import (
@@ -228,3 +232,42 @@ def test_a_name_nobody_has_is_not_written_down(db):
         access.sign_in(PASSWORD, "oops", source_ip="10.0.0.9", request_id="", now=NOW)
     row = AuditEvent.objects.get()
     assert (row.decision, row.actor_name, row.source_ip) == ("denied", "", "10.0.0.9")
+
+
+def test_a_connection_that_dies_anywhere_leaves_change_and_row_together(
+    transactional_db, database_urls
+):
+    """Backends are killed at random under a loop of renames; the chain of rows must tell every rename, and no other."""
+    join(hostname="start")
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_backends, args=(database_urls.admin, 60, killed))
+    killer.start()
+    while killer.is_alive():
+        with suppress(DatabaseError, NotFound):
+            name = Node.objects.get().name
+            fleet.rename_node(SHELL, name=name, new_name=f"n-{time.monotonic_ns()}", now=NOW)
+            continue
+        connection.close()
+    connection.close()
+    renames = AuditEvent.objects.filter(action="node.rename").order_by("id")
+    told = list(renames.values_list("before__name", "after__name"))
+    assert len(killed) >= 60
+    assert len(told) >= 10
+    assert told[0][0] == "start"
+    assert all(earlier[1] == later[0] for earlier, later in pairwise(told))
+    assert told[-1][1] == Node.objects.get().name
+
+
+def kill_backends(admin_url, times, killed):
+    """End `times` backends of the runtime role, each in the middle of a transaction, and note them."""
+    deadline = time.monotonic() + 30
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        while len(killed) < times and time.monotonic() < deadline:
+            killed += admin.execute(KILL).fetchall()
+            time.sleep(random.uniform(0, 0.02))
+
+
+KILL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = 'dcops_app' AND xact_start IS NOT NULL
+"""

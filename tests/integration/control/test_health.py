@@ -5,6 +5,10 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.db import connection
+from prometheus_client.parser import text_string_to_metric_families
+
+from dcops.fleet import actions, queries
+from tests.integration.control.cast import NOW, bearer, inventory, join
 
 
 def ids():
@@ -75,6 +79,17 @@ def test_without_a_database_everything_says_so_and_nothing_more(database_away, c
     assert page.status_code == 503
     for response in (ready, api, page):
         assert b"nowhere" not in response.content
+
+
+def test_metrics_count_the_fleet(viewer, client):
+    node = queries.node_for_link(join().node_id)
+    actions.record_inventory(node.id, inventory("GPU-a", "GPU-b"), NOW)
+    text = client.get("/metrics", headers=bearer(viewer)).content.decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    nodes = {sample.labels["state"]: sample.value for sample in families["dcops_nodes"].samples}
+    assert nodes == {"pending": 1, "approved": 0, "quarantined": 0, "revoked": 0}
+    assert families["dcops_gpus"].samples[0].value == 2
+    assert families["dcops_build_info"].samples[0].labels["version"]
 
 
 GOOD_KEY = "k3vQz8!mR2xW7pL0aN5bC9dE1fG4hJ6tY8uI2oP3sD7fG1hK5l"
