@@ -28,7 +28,12 @@ export class Live {
     if (this.ended) return;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     this.opening = Date.now();
-    this.socket = new WebSocket(`${scheme}//${location.host}/live/socket`);
+    try {
+      this.socket = new WebSocket(`${scheme}//${location.host}/live/socket`);
+    } catch {
+      this.closed({ code: 0 }); // a browser or proxy that has none: polling stays
+      return;
+    }
     this.socket.onopen = () => this.subscribe(this.panel);
     this.socket.onmessage = (message) => this.receive(JSON.parse(message.data));
     this.socket.onclose = (event) => this.closed(event);
