@@ -123,7 +123,7 @@ def change_user(
     """
     require(actor, Action.ADMINISTER)
     wanted = {"role": role, "is_active": active}
-    change = {name: value for name, value in wanted.items() if value is not None}
+    change: dict[str, object] = {name: v for name, v in wanted.items() if v is not None}
     with transaction.atomic():
         # All administrators are locked, in one order, so that two cannot each remove the other as the last.
         list(User.objects.select_for_update().filter(role=Role.ADMINISTRATOR).order_by("pk"))
