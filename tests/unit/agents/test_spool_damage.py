@@ -85,6 +85,22 @@ def test_a_spool_without_its_state_still_delivers_all_its_records():
     assert check_after(ledger, disk).gaps == []
 
 
+def test_an_old_spool_id_is_remembered_while_a_file_of_it_cannot_be_deleted():
+    disk = FakeDisk()
+    ledger = filled(disk, 30)
+    del disk.files[HOME / "metrics" / "tail"]
+    spool = open_spool(disk)
+    disk.fail = lambda name: OSError(errno.EIO, "input/output error") if name == "remove" else None
+    ledger.drain(spool)
+    spool.close()
+    del disk.files[segments(disk)[0]]
+    disk.fail = None
+    again = open_spool(disk)
+    assert (again.metrics.waiting, again.events.waiting) == (0, 0)
+    ledger.drain(again)
+    assert ledger.gaps == []
+
+
 def test_records_of_another_spool_are_not_taken_for_ones_own():
     record = pack(seed_of("a"), 5, 0, b"payload")
     assert [stored.seq for stored in scan(record, seed_of("a"))] == [5]
