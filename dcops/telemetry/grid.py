@@ -87,13 +87,16 @@ def choose(
 
 def fit(start_us: int, end_us: int, max_points: int, smallest_s: int) -> Grid:
     """The finest grid over [start, end) with at most max_points buckets of at least smallest_s."""
-    steps = [step for step in STEPS_S if step >= smallest_s]
-    for step in steps:
+    for step in (smallest_s, *(step for step in STEPS_S if step > smallest_s)):
         grid = _aligned(start_us, end_us, step)
         if grid.count <= max_points:
             return grid
     # Beyond the list: whole days, as many as it takes. Alignment may cost one bucket.
-    days = max(1, ceil((end_us - start_us) / 86_400_000_000 / max(max_points - 1, 1)))
+    days = max(
+        1,
+        ceil((end_us - start_us) / 86_400_000_000 / max(max_points - 1, 1)),
+        ceil(smallest_s / 86_400),
+    )
     grid = _aligned(start_us, end_us, days * 86_400)
     while grid.count > max_points:
         days *= 2

@@ -19,9 +19,22 @@ def columns(draw):
     count = draw(st.integers(1, 300))
     made = []
     for _ in range(draw(st.integers(1, 5))):
-        elements, dtype = draw(st.sampled_from([(INT64, np.int64), (st.integers(0, 100), np.int64), (FLOAT32, np.float32), (SENSOR, np.float32)]))
+        elements, dtype = draw(
+            st.sampled_from(
+                [
+                    (INT64, np.int64),
+                    (st.integers(0, 100), np.int64),
+                    (FLOAT32, np.float32),
+                    (SENSOR, np.float32),
+                ]
+            )
+        )
         values = draw(hnp.arrays(dtype, count, elements=elements))
-        present = draw(hnp.arrays(bool, count) | st.just(np.ones(count, bool)) | st.just(np.zeros(count, bool)))
+        present = draw(
+            hnp.arrays(bool, count)
+            | st.just(np.ones(count, bool))
+            | st.just(np.zeros(count, bool))
+        )
         made.append(Column(values, present))
     return made
 
