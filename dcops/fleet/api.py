@@ -100,6 +100,12 @@ class Reason(Body):
     reason: Text = ""
 
 
+class NewName(Body):
+    """1 to 63 of a-z, 0-9 and hyphens inside."""
+
+    new_name: Text
+
+
 class JoinTokenIn(Body):
     """`node_name` binds the token to a name; a simulated hall may share one token between `uses` nodes."""
 
@@ -172,6 +178,22 @@ def revoke(request: HttpRequest, name: Path[Text], body: Reason) -> NodeOut:
     actor = of_request(request)
     actions.revoke_node(actor, name=name, reason=body.reason, now=clock.now())
     return node_out(queries.counted_node(actor, name))
+
+
+@router.post("/nodes/{name}/quarantine", response=answers(NodeOut))
+def quarantine(request: HttpRequest, name: Path[Text], body: Reason) -> NodeOut:
+    """Keep a node's telemetry but give it nothing to do."""
+    actor = of_request(request)
+    actions.quarantine_node(actor, name=name, reason=body.reason, now=clock.now())
+    return node_out(queries.counted_node(actor, name))
+
+
+@router.post("/nodes/{name}/rename", response=answers(NodeOut))
+def rename(request: HttpRequest, name: Path[Text], body: NewName) -> NodeOut:
+    """Give a node another name; its identity and history stay."""
+    actor = of_request(request)
+    actions.rename_node(actor, name=name, new_name=body.new_name, now=clock.now())
+    return node_out(queries.counted_node(actor, body.new_name))
 
 
 @router.get("/gpus", response=answers(GpuPage))

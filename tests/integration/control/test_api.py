@@ -24,6 +24,8 @@ MATRIX = {
     ("get", "/api/v1/audit"): (403, 403, 200),
     ("post", "/api/v1/nodes/{name}/approve"): (403, 403, 200),
     ("post", "/api/v1/nodes/{name}/revoke"): (403, 403, 200),
+    ("post", "/api/v1/nodes/{name}/quarantine"): (403, 200, 200),
+    ("post", "/api/v1/nodes/{name}/rename"): (403, 200, 200),
     ("post", "/api/v1/join-tokens"): (403, 403, 201),
     ("get", "/api/v1/tokens"): (200, 200, 200),
     ("post", "/api/v1/tokens"): (201, 201, 201),
@@ -33,6 +35,7 @@ MATRIX = {
     ("patch", "/api/v1/users/{username}"): (403, 403, 200),
 }
 BODIES = {
+    ("post", "/api/v1/nodes/{name}/rename"): {"new_name": "gpu-one"},
     ("post", "/api/v1/tokens"): {"name": "t"},
     ("post", "/api/v1/users"): {"username": "new", "password": PASSWORD},
     ("patch", "/api/v1/users/{username}"): {"role": "operator"},
@@ -309,3 +312,16 @@ def test_approving_by_the_shell_and_by_the_api_are_the_same_thing(fleet, adminis
     actions.quarantine_node(SHELL, name="gpu-1", reason="odd", now=NOW)
     response = call(client, "post", "/api/v1/nodes/{name}/approve", bearer(administrator))
     assert (response.json()["state"], response.json()["state_reason"]) == ("approved", "")
+
+
+def test_a_renamed_node_keeps_its_identity_and_a_taken_name_is_a_conflict(fleet, operator, client):
+    join(hostname="gpu-2")
+    headers = bearer(operator, Role.OPERATOR)
+    path = "/api/v1/nodes/{name}/rename"
+    taken = call(client, "post", path, headers, {"new_name": "gpu-2"})
+    assert (taken.status_code, taken.json()["code"]) == (409, "conflict")
+    bad = call(client, "post", path, headers, {"new_name": "GPU 2"})
+    assert (bad.status_code, bad.json()["field"]) == (422, "new_name")
+    done = call(client, "post", path, headers, {"new_name": "rack-7"})
+    assert (done.json()["name"], done.json()["uuid"]) == ("rack-7", fleet.uuid)
+    assert client.get("/api/v1/nodes/gpu-1", headers=headers).status_code == 404

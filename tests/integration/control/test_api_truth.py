@@ -10,7 +10,12 @@ from dcops.wsgi import application
 from tests.integration.control.cast import NOW, bearer, inventory, join
 
 # A schema cannot say that only a simulated hall shares a token, that a token makes no tokens, or what a good password is.
-ACROSS_FIELDS = {"/api/v1/join-tokens", "/api/v1/tokens", "/api/v1/users"}
+ACROSS_FIELDS = {
+    "/api/v1/join-tokens",
+    "/api/v1/tokens",
+    "/api/v1/users",
+    "/api/v1/nodes/{name}/rename",
+}
 NAMES = ("name", "uuid", "token_id", "username", "table", "subject", "spool_id")
 LIMITS = settings(
     max_examples=15,
