@@ -8,7 +8,11 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from dcops.access.actor import Role
 from dcops.access.middleware import OPEN, is_open
-from tests.integration.control.cast import bearer
+from dcops.audit.models import AuditEvent
+from dcops.domain.nodes import NodeState
+from dcops.fleet import queries
+from dcops.fleet.models import JoinToken
+from tests.integration.control.cast import bearer, join
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 FILLED = {"int": "1", "path": "a/b"}
@@ -180,3 +184,24 @@ def test_metrics_are_for_those_who_may_read(viewer, client):
     response = client.get("/metrics", headers=bearer(viewer, Role.VIEWER))
     assert response.status_code == 200
     assert b"# TYPE" in response.content
+
+
+@pytest.mark.parametrize("path", ["/nodes/gpu-1/approve", "/nodes/add"])
+def test_a_page_refuses_what_the_role_does_not_allow_and_says_so(viewer, browser, path):
+    node = join()
+    response = browser(viewer).post(path)
+    assert response.status_code == 403
+    assert b"administrator" in response.content
+    assert response["Content-Type"].startswith("text/html")
+    denial = AuditEvent.objects.latest("id")
+    assert (denial.decision, denial.object_id, denial.actor_name) == ("denied", path, "vera")
+    assert queries.node_for_link(node.node_id).state == NodeState.PENDING
+    assert JoinToken.objects.count() == 1
+
+
+def test_a_page_that_is_not_there_is_a_page(viewer, browser):
+    response = browser(viewer).get("/nowhere/<script>")
+    assert (response.status_code, response["Content-Type"][:9]) == (404, "text/html")
+    assert b"<script>" not in response.content.replace(b"<script type", b"").replace(
+        b"<script id", b""
+    )
