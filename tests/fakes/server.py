@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,10 +55,17 @@ class FakeServer:
     order: list[tuple[str, int, int]] = field(default_factory=list)
     others: list[object] = field(default_factory=list)
     port: int = 0
+    tls: ssl.SSLContext | None = None
+    ca_pem: str = ""
 
     async def __aenter__(self) -> "FakeServer":
         self._serving = await serve(
-            self._serve, "127.0.0.1", self.port, compression=None, max_size=frames.MAX_FRAME_BYTES
+            self._serve,
+            "127.0.0.1",
+            self.port,
+            ssl=self.tls,
+            compression=None,
+            max_size=frames.MAX_FRAME_BYTES,
         )
         self.port = self._serving.sockets[0].getsockname()[1]
         return self
@@ -72,8 +80,9 @@ class FakeServer:
 
     def identity(self, port: int = 0) -> Identity:
         pin = pin_of(self.public_key)
-        url = f"http://127.0.0.1:{port or self.port}"
-        return Identity(self.node_id, "node-1", url, pin, to_base64(self.public_key))
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{port or self.port}"
+        key = to_base64(self.public_key)
+        return Identity(self.node_id, "node-1", url, pin, key, self.ca_pem)
 
     async def _serve(self, socket: ServerConnection) -> None:
         self.connections += 1

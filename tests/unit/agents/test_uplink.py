@@ -11,6 +11,7 @@ from agents.adapters.spool import Spool
 from agents.adapters.uplink import Uplink
 from dcops.wire import frames
 from dcops.wire.identity import to_base64
+from tests.fakes.join_server import certificate
 from tests.fakes.ledger import Ledger
 from tests.fakes.server import FakeServer, Script, until
 from tests.faultproxy import FaultProxy
@@ -135,6 +136,22 @@ async def test_the_proof_is_never_sent_to_another_server(tmp_path):
         async with running(other, spool, identity=joined.identity(other.port)):
             await until(lambda: other.connections >= 2)
         assert other.proofs == 0
+
+
+async def test_the_link_is_kept_over_tls_that_only_the_servers_own_ca_vouches_for(tmp_path):
+    ca_pem, context = certificate(tmp_path, "server")
+    other_ca, _ = certificate(tmp_path, "other")
+    spool = Spool(tmp_path / "spool", **SMALL)
+    async with FakeServer(tls=context, ca_pem=ca_pem) as server:
+        fill(server.ledger, spool, 20)
+        async with running(server, spool):
+            await until(complete(server, spool))
+        server.ledger.check()
+        before = server.connections
+        server.ca_pem = other_ca
+        async with running(server, spool) as uplink:
+            await until(lambda: "CERTIFICATE_VERIFY_FAILED" in uplink.link.trouble)
+        assert server.connections == before
 
 
 def test_an_identity_whose_key_is_not_the_pinned_one_is_not_used(tmp_path):
