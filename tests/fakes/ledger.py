@@ -18,6 +18,9 @@ class Ledger:
     gapped: defaultdict[str, RangeSet] = field(default_factory=lambda: defaultdict(RangeSet))
     gaps: list[Gap] = field(default_factory=list)
     next_numbers: dict[str, int] = field(default_factory=dict)
+    may_repeat: bool = (
+        False  # a gap came, its ack was lost, its record was damaged: it comes again
+    )
 
     def append(self, spool: Spool, name: str, payload: bytes) -> int | None:
         lane = getattr(spool, name)
@@ -52,7 +55,7 @@ class Ledger:
 
     def _take_gap(self, gap: Gap) -> None:
         already = list(self.gapped[gap.spool_id].within(gap.first_seq, gap.last_seq))
-        assert not already, f"{gap} repeats {already}"
+        assert not already or self.may_repeat, f"{gap} repeats {already}"
         self.gaps.append(gap)
         self.gapped[gap.spool_id].add(gap.first_seq, gap.last_seq)
 

@@ -99,8 +99,13 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.close()
         rng = random.Random(seed)
         rng.choice(MANGLES)(self.disk, rng)
-        self.damaged = True
+        self._doubt(damaged=True)
         self.spool = open_spool(self.disk, **LIMIT)
+
+    def _doubt(self, *, overlap=False, damaged=False):
+        self.overlap |= overlap
+        self.damaged |= damaged
+        self.ledger.may_repeat = self.overlap and self.damaged
 
     def _reboot(self, mode, seed):
         self.overlap = (
