@@ -1,7 +1,5 @@
 """The REST API at /api/v1: one NinjaAPI, its two ways to sign in, and one shape for every error."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
@@ -13,6 +11,7 @@ from ninja.security import APIKeyCookie, HttpBearer
 
 import dcops.access.api
 import dcops.fleet.api
+import dcops.telemetry.api
 from dcops.access.actor import Actor
 from dcops.access.middleware import refuse
 from dcops.domain.errors import Forbidden, Invalid, NotFound, NotSignedIn
@@ -61,8 +60,7 @@ def build() -> NinjaAPI:
         api.add_exception_handler(kind, handler)
     api.add_router("", dcops.fleet.api.router)
     api.add_router("", dcops.access.api.router)
-    if find_spec("dcops.telemetry.api"):
-        api.add_router("", import_module("dcops.telemetry.api").router)
+    api.add_router("", dcops.telemetry.api.router)
     return api
 
 

@@ -119,11 +119,13 @@ def change_user(
 ) -> User:
     """Change a person's role, or shut them out: sessions, sockets and tokens of theirs end at once. None leaves as is.
 
-    Raises Forbidden, NotFound, Conflict (the last administrator).
+    Raises Forbidden, Invalid (nothing to change), NotFound, Conflict (the last administrator).
     """
     require(actor, Action.ADMINISTER)
     wanted = {"role": role, "is_active": active}
     change: dict[str, object] = {name: v for name, v in wanted.items() if v is not None}
+    if not change:
+        raise Invalid(_("Say what to change: role, active or both."), field="role")
     with transaction.atomic():
         # All administrators are locked, in one order, so that two cannot each remove the other as the last.
         list(User.objects.select_for_update().filter(role=Role.ADMINISTRATOR).order_by("pk"))

@@ -1,6 +1,7 @@
 """The one door into the audit table."""
 
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, Literal, Protocol
 
 from django.db import transaction
@@ -52,7 +53,7 @@ def record(
         actor_id=actor.id,
         actor_name=actor.name,
         auth_method=actor.auth_method,
-        source_ip=actor.source_ip or None,
+        source_ip=_address(actor.source_ip),
         request_id=actor.request_id,
         action=action,
         object_type=object_type,
@@ -63,3 +64,11 @@ def record(
         decision=decision,
         reason=reason,
     )
+
+
+def _address(text: str) -> str | None:
+    """Return an IP address as it is, and None for whatever a socket or a proxy may say instead."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None

@@ -14,6 +14,7 @@ ACROSS_FIELDS = {
     "/api/v1/join-tokens",
     "/api/v1/tokens",
     "/api/v1/users",
+    "/api/v1/users/{username}",
     "/api/v1/nodes/{name}/rename",
 }
 NAMES = ("name", "uuid", "token_id", "username", "table", "subject", "spool_id")

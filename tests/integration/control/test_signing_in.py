@@ -88,6 +88,14 @@ def test_behind_our_proxy_the_address_it_saw_counts(viewer, client, settings):
     assert AuditEvent.objects.latest("id").source_ip == "10.1.1.1"
 
 
+@pytest.mark.parametrize("said", ["unknown", "10.0.0.1:80", "<script>", "fe80::1%eth0", ", "])
+def test_an_address_that_is_none_breaks_nothing(viewer, client, settings, said):
+    settings.BEHIND_PROXY = True
+    form = {"username": "vera", "password": "wrong"}
+    response = client.post("/sign-in", form, headers={"x-forwarded-for": said})
+    assert response.status_code == 422
+
+
 @pytest.mark.parametrize(
     "target", ["https://evil.example/", "//evil.example", "javascript:alert(1)"]
 )
