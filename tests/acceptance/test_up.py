@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -123,11 +124,11 @@ def _is_ready(dcops):
 
 
 def _kill(dcops, word):
-    victims = [
-        p.pid
-        for p in psutil.process_iter(["cmdline"])
-        if p.pid in dcops.processes() and word in " ".join(p.info["cmdline"] or [])
-    ]
+    lines = {
+        pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        for pid in dcops.processes()
+    }
+    victims = [pid for pid, line in lines.items() if word in line]
     assert victims, word
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
