@@ -237,6 +237,11 @@ class TestHealth:
         assert readings["pcie_replays"] == 4
 
 
+    def test_all_ones_in_a_counter_that_could_hold_them_are_none(self, nvml, api):
+        api.gpus[0].fields[94, 0] = (UINT, 2**32 - 1)
+        assert health(nvml.read(HEALTH))["pcie_replays"] is None
+
+
 class TestLoss:
     def test_a_lost_gpu_is_absent_and_the_others_go_on(self, nvml, api):
         before = nvml.read(SAMPLE)
