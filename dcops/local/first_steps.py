@@ -11,8 +11,11 @@ from typing import Any
 HALL_TOKEN_USES_MAX = 10_000
 
 
-def first_steps(*, join: bool, hall_nodes: int) -> dict[str, Any]:
-    """Create the set-up link while nobody can administer, a join token for this machine if it is to join, one for a hall."""
+def first_steps(*, join: bool, node_name: str, hall_nodes: int) -> dict[str, Any]:
+    """Create the set-up link while nobody can administer, join tokens for this machine and for a hall.
+
+    `node_name` is the node this machine was before its server's address changed, and stays; empty for a new one.
+    """
     from dcops import clock
     from dcops.access import actions as access
     from dcops.access import queries as access_queries
@@ -24,7 +27,9 @@ def first_steps(*, join: bool, hall_nodes: int) -> dict[str, Any]:
     if access_queries.needs_setup():
         answer["set_up"] = access.create_setup_link(actor, now=now)
     if join:
-        answer["join_token"] = fleet.create_join_token(actor, auto_approve=True, now=now)
+        answer["join_token"] = fleet.create_join_token(
+            actor, node_name=node_name or None, auto_approve=True, now=now
+        )
     if hall_nodes:
         answer["hall_token"] = fleet.create_join_token(
             actor,
@@ -42,4 +47,9 @@ if __name__ == "__main__":
     import django
 
     django.setup()
-    json.dump(first_steps(join=sys.argv[1] == "join", hall_nodes=int(sys.argv[2])), sys.stdout)
+    json.dump(
+        first_steps(
+            join=sys.argv[1] == "join", node_name=sys.argv[2], hall_nodes=int(sys.argv[3])
+        ),
+        sys.stdout,
+    )

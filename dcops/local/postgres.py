@@ -210,6 +210,8 @@ class EmbeddedPostgres:
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "100",
+            # A restore drops and makes every partition in one transaction.
+            "max_locks_per_transaction": "256",
             "shared_buffers": "128MB",
             "max_wal_size": "2GB",
             "checkpoint_timeout": "15min",

@@ -233,15 +233,24 @@ class Launch:
         return arguments
 
     def _first_steps(self, env: dict[str, str]) -> dict[str, str]:
-        join = (
-            self.options.agent
-            and not (self.instance.data_dir / "agent" / "identity.json").exists()
-        )
+        known = self._agent_identity()
+        trusts = self._tls.ca.read_text() if self._tls else ""
+        here = (known.get("server"), known.get("ca_pem", "")) == (self._local_url(), trusts)
+        join = "join" if self.options.agent and not here else "stay"
         nodes = self.options.hall.nodes if self.options.hall else 0
-        command = ["-m", "dcops.local.first_steps", "join" if join else "stay", str(nodes)]
+        command = ["-m", "dcops.local.first_steps", join, known.get("node_name", ""), str(nodes)]
         output = _run(command, env, "The first steps failed")
         steps: dict[str, str] = json.loads(output.splitlines()[-1])
         return steps
+
+    def _agent_identity(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads(
+                (self.instance.data_dir / "agent" / "identity.json").read_text()
+            )
+        except (OSError, ValueError):
+            return {}
+        return found
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -260,13 +269,8 @@ class Launch:
         return self._public_url
 
     def _join(self, token: str) -> None:
-        command = [
-            program("dcops-agent"),
-            "join",
-            "--server",
-            self._local_url(),
-            *self._state("agent"),
-        ]
+        address = ["--server", self._local_url()]
+        command = [program("dcops-agent"), "join", *address, "--replace", *self._state("agent")]
         env = self.instance.base_environment() | {"DCOPS_JOIN_TOKEN": token}
         _run_command(command, env, "This machine's agent could not join")
 
