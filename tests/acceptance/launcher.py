@@ -64,7 +64,7 @@ class Launcher:
             assert self.process.poll() is None, self.said
             return "Ctrl-C ends it" in self.said
 
-        wait_until(ready, START_TIMEOUT_S, self._evidence)
+        wait_until(ready, START_TIMEOUT_S, self.evidence)
         return self
 
     def url(self):
@@ -87,7 +87,7 @@ class Launcher:
     def wait_until_nothing_is_left(self):
         wait_until(lambda: not self.processes(), END_TIMEOUT_S, lambda: str(self.processes()))
 
-    def _evidence(self):
+    def evidence(self):
         logs = sorted((self.data_dir / "log").glob("*.log"))
         tails = [f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs]
         return "\n".join([self.said, *tails])

@@ -82,11 +82,17 @@ def test_the_next_start_recovers_keeps_the_data_and_runs_beside_another(home):
     )
     (home / "postgres" / "postmaster.pid").write_text(f"{orphan.pid}\n{home / 'postgres'}\n")
     second_home = home.with_name("second")
-    with Launcher(home, "--no-agent") as first, Launcher(second_home, "--no-agent") as second:
+    with Launcher(home) as first, Launcher(second_home, "--no-agent") as second:
         first.wait_until_ready()
         assert orphan.wait(5) == -signal.SIGKILL
         assert "Ended 1 processes" in first.said
         assert _query(home, "SELECT count(*) FROM left_behind") == [(1,)]
+        # The port is another one now, and this machine still the same node.
+        before = _query(home, "SELECT count(*) FROM node_sample")
+        wait_until(
+            lambda: _query(home, "SELECT count(*) FROM node_sample") > before, 30, first.evidence
+        )
+        assert _query(home, "SELECT count(*) FROM fleet_node") == [(1,)]
         second.wait_until_ready()
         assert "Another dcops runs" in _refused(home)
         for word in ("dcops.asgi:application", "redis-server", "postgres -D"):
