@@ -39,7 +39,7 @@ def _page(
 ) -> HttpResponse:
     actor = of_request(request)
     view = state().view(clock.now())
-    rows = host_rows(view)
+    rows = sorted(host_rows(view), key=lambda row: str(row["name"]))
     return render(request, "pages/nodes.html", {
         "rows": rows,
         "waiting": [row for row in rows if row["state"] in ("pending", "quarantined")],
