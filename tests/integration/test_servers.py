@@ -134,3 +134,22 @@ def test_a_transactional_test_starts_from_an_untouched_database(visit):
         session_data="",
         expire_date=datetime(2030, 1, visit, tzinfo=UTC),
     )
+
+
+def test_grafana_reads_the_views_and_nothing_else(database_urls):
+    with psycopg.connect(database_urls.grafana, autocommit=True) as grafana:
+        views = grafana.execute(
+            "SELECT viewname FROM pg_views WHERE schemaname = 'grafana'"
+        ).fetchall()
+        assert views
+        for (view,) in views:
+            grafana.execute(f"SELECT * FROM grafana.{view} LIMIT 1")
+        for statement in (
+            "SELECT * FROM access_user",
+            "SELECT * FROM fleet_join_token",
+            "SELECT * FROM audit_event",
+            "INSERT INTO fleet_node DEFAULT VALUES",
+            "CREATE TABLE mine (a int)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                grafana.execute(statement)
