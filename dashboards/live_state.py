@@ -251,6 +251,7 @@ class LiveState:
         with self._lock:
             if isinstance(event, SamplesStored):
                 self._fed_us = self._clock_us
+                self._view = None
                 for code, packed in event.tables.items():
                     if code in self._tables:
                         self._tables[code].apply(packed)
