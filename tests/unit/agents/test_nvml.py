@@ -236,7 +236,6 @@ class TestHealth:
         assert readings["row_remap_failure"] == 1
         assert readings["pcie_replays"] == 4
 
-
     def test_all_ones_in_a_counter_that_could_hold_them_are_none(self, nvml, api):
         api.gpus[0].fields[94, 0] = (UINT, 2**32 - 1)
         assert health(nvml.read(HEALTH))["pcie_replays"] is None
