@@ -43,6 +43,7 @@ class _Desk:
         self._ledger = Ledger(view.quotas, view.running)
         self._outlook = Outlook(view, now, policy.grace_s)
         self._kept_from: list[float] = []  # when each gang with kept nodes wants them
+        self._reservations_left = policy.reservations
         self._known: dict[Hashable, Shortage] = {}
 
     def rank(self, job: Job) -> Rank:
@@ -110,12 +111,14 @@ class _Desk:
         """Keep nodes for a job that has waited long, if it is among the first such."""
         waited_s = self._now - job.submitted_at - job.ran_s
         if (
-            len(self._kept_from) < self._policy.reservations
+            self._reservations_left
             and waited_s >= self._policy.reserve_after_s
             and short.lack in (Lack.GPUS, Lack.FRAGMENTED, Lack.RESERVED)
-            and (starts := self._keeper.keep(job, self._now)) is not None
         ):
-            insort(self._kept_from, starts)
+            self._reservations_left -= 1
+            starts = self._keeper.keep(job, self._now)
+            if starts is not None:
+                insort(self._kept_from, starts)
 
     def _wait(self, job: Job, short: Shortage) -> None:
         starts = self._outlook.starts(job, short)

@@ -7,7 +7,7 @@ from heapq import nsmallest
 from typing import NamedTuple
 
 from dcops.domain.order import Rank
-from dcops.domain.room import Room
+from dcops.domain.room import Amount, Room
 from dcops.domain.workload import Job, Running
 
 
@@ -19,6 +19,14 @@ class Class(NamedTuple):
     project: str
     stopping: bool
 
+    @property
+    def strength(self) -> tuple[int, int]:
+        """How much it would claim back: the greater, the more."""
+        return -self.demotion, -self.band
+
+
+_NOBODY = (-(2**31), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
@@ -29,12 +37,30 @@ class Eviction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clearing:
-    """What it takes to clear one node: GPUs disturbed, of whom."""
+class _Victim:
+    """A running job on one node, and what it would give back there."""
 
+    kind: Class
+    run: Running
+    gives: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class _Clearing:
+    """What it takes to clear one node. The weakest victims go first, whoever they work for; then the fewest GPUs disturbed.
+
+    Were it the other way round, a strong victim would at once take the place of a weaker one, which costs twice.
+    """
+
+    strength: tuple[int, int]
     disturbed: int
     node: int
-    victims: tuple[Running, ...]
+    victims: tuple[Running, ...] = ()
+
+    @property
+    def cost(self) -> tuple[tuple[int, int], int, int]:
+        """The smaller the better; no two are equal."""
+        return self.strength, self.disturbed, self.node
 
 
 class Victims:
@@ -42,54 +68,61 @@ class Victims:
 
     def __init__(self, running: Iterable[tuple[Rank, Running]], room: Room) -> None:
         self._room = room
-        self._by_node: dict[int, dict[int, tuple[Class, Running]]] = defaultdict(dict)
+        self._by_node: dict[int, dict[int, _Victim]] = defaultdict(dict)
         for rank, run in sorted(
             running, key=lambda pair: (pair[1].stopping, pair[0]), reverse=True
         ):
-            entry = (Class(rank.demotion, rank.band, run.job.project, run.stopping), run)
+            kind = Class(rank.demotion, rank.band, run.job.project, run.stopping)
             for slot in run.slots:
-                self._by_node[room.index[slot.node]][run.job.id] = entry
+                victim = _Victim(kind, run, room.given_back(run, slot))
+                self._by_node[room.index[slot.node]][run.job.id] = victim
 
     def find(self, job: Job, ends_at: float, yields: Callable[[Class], bool]) -> Eviction | None:
         """Return the cheapest way to make room for the whole gang by jobs of the classes that yield to it, or None."""
         clearings = [*self._clear_already(job, ends_at), *self._clearings(job, ends_at, yields)]
         if len(clearings) < job.shape.nodes:
             return None
-        chosen = nsmallest(job.shape.nodes, clearings, key=lambda c: (c.disturbed, c.node))
+        chosen = nsmallest(job.shape.nodes, clearings, key=lambda clearing: clearing.cost)
         victims = {run.job.id: run for clearing in chosen for run in clearing.victims}
-        return Eviction(tuple(c.node for c in chosen), tuple(victims.values()))
+        return Eviction(tuple(clearing.node for clearing in chosen), tuple(victims.values()))
 
-    def remove(self, victim: Running) -> None:
+    def remove(self, run: Running) -> None:
         """Its GPUs are promised: nobody else may count on them in this plan."""
-        for slot in victim.slots:
-            del self._by_node[self._room.index[slot.node]][victim.job.id]
+        for slot in run.slots:
+            del self._by_node[self._room.index[slot.node]][run.job.id]
 
     def _clear_already(self, job: Job, ends_at: float) -> Iterator[_Clearing]:
-        return (_Clearing(0, i, ()) for i in self._room.candidates(job.shape, ends_at))
+        return (_Clearing(_NOBODY, 0, i) for i in self._room.candidates(job.shape, ends_at))
 
     def _clearings(
         self, job: Job, ends_at: float, yields: Callable[[Class], bool]
     ) -> Iterator[_Clearing]:
         answers: dict[Class, bool] = {}
         for i in self._room.able(job.shape):
-            runs = []
-            for kind, run in self._by_node.get(i, {}).values():
-                if kind not in answers:
-                    answers[kind] = yields(kind)
-                if answers[kind]:
-                    runs.append(run)
-            if runs and not self._room.is_kept(i, ends_at):
-                yield from self._clear(i, job, runs)
+            willing: list[_Victim] = []
+            for victim in self._by_node.get(i, {}).values():
+                if victim.kind not in answers:
+                    answers[victim.kind] = yields(victim.kind)
+                if answers[victim.kind]:
+                    willing.append(victim)
+            if willing and not self._room.is_kept(i, ends_at):
+                yield from self._clear(i, job, willing)
 
-    def _clear(self, i: int, job: Job, runs: list[Running]) -> Iterator[_Clearing]:
+    def _clear(self, i: int, job: Job, willing: list[_Victim]) -> Iterator[_Clearing]:
         """Take victims until the node has room for one part of the gang; yield nothing if they are not enough."""
-        gap = self._room.gap(job.shape, i)
-        victims: list[Running] = []
-        for run in runs:
-            if gap.closed:
-                break
-            victims.append(run)
-            gap = self._room.gap_without(gap, run, i)
-        if gap.closed and victims:
-            disturbed = sum(run.job.gpus for run in victims if not run.stopping)
-            yield _Clearing(disturbed, i, tuple(victims))
+        lacking, taken = self._room.lacking(job.shape, i), 0
+        while taken < len(willing) and not lacking.nothing:
+            lacking = lacking.less(willing[taken].gives)
+            taken += 1
+        if taken and lacking.nothing:
+            yield _cost(i, willing[:taken])
+
+
+def _cost(i: int, victims: list[_Victim]) -> _Clearing:
+    ordered = [victim for victim in victims if not victim.kind.stopping]
+    return _Clearing(
+        max((victim.kind.strength for victim in ordered), default=_NOBODY),
+        sum(victim.run.job.gpus for victim in ordered),
+        i,
+        tuple(victim.run for victim in victims),
+    )

@@ -6,7 +6,7 @@ Others may use a kept node as long as they are expected to end before the gang c
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from dcops.domain.room import Room
+from dcops.domain.room import Amount, Room
 from dcops.domain.workload import Job, Running, Shape
 
 
@@ -17,12 +17,14 @@ class Keeper:
         self, room: Room, running: Iterable[Running], ends_at: Callable[[Running], float]
     ) -> None:
         self._room = room
-        self._ends: dict[int, list[tuple[float, int, Running]]] = defaultdict(list)
+        self._ends: dict[int, list[tuple[float, int, Amount]]] = defaultdict(list)
         for run in running:
+            end = ends_at(run)
             for slot in run.slots:
-                self._ends[room.index[slot.node]].append((ends_at(run), run.job.id, run))
+                leaves = (end, run.job.id, room.given_back(run, slot))
+                self._ends[room.index[slot.node]].append(leaves)
         for runs in self._ends.values():
-            runs.sort(key=lambda end: end[:2])
+            runs.sort()
 
     def keep(self, job: Job, now: float) -> float | None:
         """Keep the nodes that can take the gang soonest. Return when, or None if no set of nodes can."""
@@ -39,9 +41,9 @@ class Keeper:
 
     def _ready(self, shape: Shape, i: int, now: float) -> float | None:
         """When the node can take one part of the gang, or None if others than jobs are in its way."""
-        gap, when = self._room.gap(shape, i), now
-        for ends_at, _, run in self._ends[i]:
-            if gap.closed:
+        lacking, when = self._room.lacking(shape, i), now
+        for ends_at, _, given_back in self._ends.get(i, ()):
+            if lacking.nothing:
                 break
-            gap, when = self._room.gap_without(gap, run, i), ends_at
-        return when if gap.closed else None
+            lacking, when = lacking.less(given_back), ends_at
+        return when if lacking.nothing else None

@@ -2,25 +2,28 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dcops.domain.cluster import Node, Readiness
-from dcops.domain.topology import closest
+from dcops.domain.topology import Topology
 from dcops.domain.workload import Job, Needs, Running, Shape, Slot
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What a node still lacks to take one part of a gang."""
+class Amount(NamedTuple):
+    """So much of one node: what a part of a gang lacks there, or what a job that leaves gives back."""
 
     gpus: int
     cpus: int
     memory: int
 
     @property
-    def closed(self) -> bool:
+    def nothing(self) -> bool:
         """Whether nothing is lacking any more."""
         return self.gpus <= 0 and self.cpus <= 0 and self.memory <= 0
+
+    def less(self, other: "Amount") -> "Amount":
+        """What is left to find when so much is given back."""
+        return Amount(self.gpus - other.gpus, self.cpus - other.cpus, self.memory - other.memory)
 
 
 class Room:
@@ -30,6 +33,7 @@ class Room:
         self.nodes = nodes
         self.index = {node.id: i for i, node in enumerate(nodes)}
         self.kept: dict[int, float] = {}  # node -> when an older gang wants it
+        self._topology = Topology(nodes)
         self._cpus = [node.kind.cpus for node in nodes]
         self._memory = [node.kind.memory for node in nodes]
         kinds = {kind: k for k, kind in enumerate(dict.fromkeys(node.kind for node in nodes))}
@@ -63,24 +67,20 @@ class Room:
         """GPUs of a node that can be given away; 0 on a closed node."""
         return len(self._free[i])
 
-    def gap(self, shape: Shape, i: int) -> Gap:
+    def lacking(self, shape: Shape, i: int) -> Amount:
         """What the node lacks for one part of the gang."""
         needs = shape.needs
-        return Gap(
+        return Amount(
             shape.gpus_per_node - len(self._free[i]),
             needs.cpus - self._cpus[i],
             needs.memory - self._memory[i],
         )
 
-    def gap_without(self, gap: Gap, run: Running, i: int) -> Gap:
-        """What the node lacks once this job has left it. GPUs that became unusable under the job do not come free."""
-        held = (gpu for slot in run.slots if slot.node == self.nodes[i].id for gpu in slot.gpus)
+    def given_back(self, run: Running, slot: Slot) -> Amount:
+        """What a job gives back on one node. GPUs that became unusable under it do not come free."""
         needs = run.job.shape.needs
-        return Gap(
-            gap.gpus - sum(gpu not in self._unusable for gpu in held),
-            gap.cpus - needs.cpus,
-            gap.memory - needs.memory,
-        )
+        usable = len(slot.gpus) - len(self._unusable.intersection(slot.gpus))
+        return Amount(usable, needs.cpus, needs.memory)
 
     def suited(self, needs: Needs) -> list[int]:
         """Return the nodes, open or not, that while empty offer what is asked of any one node."""
@@ -122,7 +122,7 @@ class Room:
         if shape.nodes == 1:
             tightest = next(candidates, None)
             return None if tightest is None else (tightest,)
-        return closest(self.nodes, list(candidates), shape.nodes)
+        return self._topology.closest(list(candidates), shape.nodes)
 
     def take(self, job: Job, chosen: tuple[int, ...]) -> tuple[Slot, ...]:
         """Give the job its GPUs on the chosen nodes, as far as they are free."""

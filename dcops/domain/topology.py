@@ -1,35 +1,39 @@
 """Nodes near each other: a gang goes into one rack if it can, else under one switch, else over as few of both as possible."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 from dcops.domain.cluster import Node
 
 
-def closest(nodes: Sequence[Node], candidates: list[int], wanted: int) -> tuple[int, ...] | None:
-    """Choose so many of the candidates (indices into `nodes`, best first), or None if there are too few."""
-    if len(candidates) < wanted:
-        return None
-    by_rack = _grouped(candidates, lambda i: (nodes[i].switch, nodes[i].rack))
-    by_switch = _grouped(candidates, lambda i: (nodes[i].switch,))
-    for groups in (by_rack, by_switch):
-        fitting = [(len(group), name) for name, group in groups.items() if len(group) >= wanted]
-        if fitting:  # the tightest, so that large places stay whole for large gangs
-            return tuple(_fullest_racks_first(nodes, groups[min(fitting)[1]])[:wanted])
-    spread = sorted(by_switch.items(), key=lambda item: (-len(item[1]), item[0]))
-    return tuple(i for _, group in spread for i in _fullest_racks_first(nodes, group))[:wanted]
+class Topology:
+    """Where each node stands. Nodes are named by their index."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._rack = _numbered([(node.switch, node.rack) for node in nodes])
+        self._switch = _numbered([node.switch for node in nodes])
+
+    def closest(self, candidates: list[int], wanted: int) -> tuple[int, ...] | None:
+        """Choose so many of the candidates, or None if there are too few."""
+        if len(candidates) < wanted:
+            return None
+        racks = Counter(map(self._rack.__getitem__, candidates))
+        switches = Counter(map(self._switch.__getitem__, candidates))
+        for place, sizes in ((self._rack, racks), (self._switch, switches)):
+            fitting = [(size, number) for number, size in sizes.items() if size >= wanted]
+            if fitting:  # the tightest, so that large places stay whole for large gangs
+                _, tightest = min(fitting)
+                candidates = [i for i in candidates if place[i] == tightest]
+                break
+
+        def fullest_first(i: int) -> tuple[int, int, int, int]:
+            switch, rack = self._switch[i], self._rack[i]
+            return -switches[switch], switch, -racks[rack], rack
+
+        return tuple(sorted(candidates, key=fullest_first)[:wanted])
 
 
-def _grouped(
-    candidates: list[int], domain: Callable[[int], tuple[str, ...]]
-) -> dict[tuple[str, ...], list[int]]:
-    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i in candidates:
-        groups[domain(i)].append(i)
-    return groups
-
-
-def _fullest_racks_first(nodes: Sequence[Node], group: list[int]) -> list[int]:
-    racks = _grouped(group, lambda i: (nodes[i].rack,))
-    ordered = sorted(racks.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [i for _, rack in ordered for i in rack]
+def _numbered(places: Sequence[Hashable]) -> list[int]:
+    """Give each place a number, in the order they are met."""
+    numbers = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    return [numbers[place] for place in places]
