@@ -27,7 +27,14 @@ def past_trends(grid: Grid, now: datetime, read: Read) -> dict[str, Floats]:
         return {}
     gpu = _stack(GPU_SAMPLE, gpus, GPU_METRICS, now, read) if gpus else {}
     host = _stack(NODE_SAMPLE, nodes, NODE_METRICS, now, read)
-    return (_of_gpus(gpu) if gpus else {}) | _of_hosts(host)
+    return _since_first((_of_gpus(gpu) if gpus else {}) | _of_hosts(host))
+
+
+def _since_first(trends: dict[str, Floats]) -> dict[str, Floats]:
+    """Leave out the seconds before anything was known: a young fleet's trends fill their charts."""
+    known = np.flatnonzero(~np.isnan(np.stack(list(trends.values()))).all(axis=0))
+    start = int(known[0]) if len(known) else TREND_S
+    return {name: points[start:] for name, points in trends.items()}
 
 
 def _stack(

@@ -2,6 +2,7 @@
 
 import { tokens } from "./colours.js";
 import { clockTime, text } from "./format.js";
+import { steps } from "./trend.js";
 import { say } from "./words.js";
 
 // One configuration for all: nothing of a chart ever leaves for a third party.
@@ -197,7 +198,7 @@ class Chart {
     this.made = new uPlot({
       width: this.plot.clientWidth, height: this.plot.clientHeight, padding: [8, 8, 0, 0], legend: { show: false }, cursor: { y: false },
       scales: { x: { time: true, auto: false, range: () => [this.from / 1000, this.to / 1000] }, y: { range: () => [0, this.top()] } },
-      axes: [{ ...axis, size: 24, values: (_, ticks) => ticks.map((tick) => clockTime(new Date(tick * 1000)).slice(0, 5)) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => text(tick, this.spec.unit)) }],
+      axes: [{ ...axis, size: 24, values: (_, ticks) => ticks.map((tick) => clockTime(new Date(tick * 1000)).slice(0, 5)) }, { ...axis, size: 58, incrs: steps(this.spec.unit), values: (_, ticks) => ticks.map((tick) => text(tick, this.spec.unit)) }],
       series: [{}, ...this.lines.map((line) => ({ label: line.label, stroke: c.series[line.hue % c.series.length], width: 1, spanGaps: false, points: { show: false } }))],
     }, data, this.plot);
   }

@@ -4,6 +4,11 @@ import { token, tokens } from "./colours.js";
 import { clockTime, text } from "./format.js";
 import { say } from "./words.js";
 
+// Bytes step by powers of two, so that ticks are round numbers of KiB and MiB.
+export function steps(unit) {
+  return unit.startsWith("B") ? Array.from({ length: 50 }, (_, i) => 2 ** i) : undefined;
+}
+
 export class TrendChart {
   constructor(figure) {
     this.figure = figure;
@@ -27,8 +32,8 @@ export class TrendChart {
       legend: { show: false },
       scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(this.unit === "%" ? 5 : 1, (high ?? 1) * 1.1)] } },
       axes: [
-        { ...axis, size: 22, space: 80, values: (_, ticks) => ticks.map((tick) => clockTime(new Date(tick * 1000)).slice(0, 5)) },
-        { ...axis, size: 62, space: 28, values: (_, ticks) => ticks.map((tick) => text(tick, this.unit)) },
+        { ...axis, size: 22, space: 80, values: (_, ticks) => ticks.map((tick) => clockTime(new Date(tick * 1000)).slice(0, ticks.at(-1) - ticks[0] < 180 ? 8 : 5)) },
+        { ...axis, size: 62, space: 28, incrs: steps(this.unit), values: (_, ticks) => ticks.map((tick) => text(tick, this.unit)) },
       ],
       series: [{}, ...this.names.map((name, i) => ({ stroke: colours.series[i], width: 1.5, points: { show: false }, fill: this.names.length === 1 ? token("--accent-soft") : undefined }))],
     };
