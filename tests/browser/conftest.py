@@ -75,13 +75,13 @@ class Hall:
             self.process = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server():
     with ScratchServer(env={"DCOPS_SILENT_AFTER_S": "5"}) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hall(server):
     directory = Path(tempfile.mkdtemp(prefix="dcops-browser-"))
     made = Hall(server, directory)
@@ -107,7 +107,7 @@ def _hall_runs(hall):
     hall.start()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     from playwright.sync_api import sync_playwright
 
@@ -120,7 +120,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session_cookies(server):
     found = [pair.split("=", 1) for pair in server.sign_in().split("; ")]
     return [{"name": name, "value": value, "url": server.url} for name, value in found]
@@ -175,7 +175,7 @@ def tab(chromium, server, session_cookies):
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def password():
     return USER, PASSWORD
 
