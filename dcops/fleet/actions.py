@@ -30,6 +30,7 @@ from dcops.wire.identity import JoinToken as TokenText
 DEFAULT_TOKEN_TTL_S = 300
 MAX_TOKEN_TTL_S = 1800
 MAX_SIMULATED_USES = 10_000
+MAX_NODE_GPUS = 1024
 GPU_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,95}")
 JOIN_ATTEMPTS = 5
 HOLDS_FOR = timedelta(seconds=60)
@@ -352,6 +353,35 @@ def _record_inventory(
     if change:
         _record_inventory_change(node, change, now)
     return [gpus[uuid].pk for uuid in uuids]
+
+
+def adopt_gpus(node_id: int, uuids: list[str], now: datetime) -> None:
+    """Give GPUs that nobody knows a row, so that samples of them can be stored before their inventory comes.
+
+    An agent that was started again during an outage sends its backlog before it has asked its GPUs who they are. Not present
+    until an inventory of some node names them; a node holds at most MAX_NODE_GPUS rows, and what is beyond is left out.
+    """
+    with transaction.atomic():
+        node = Node.objects.select_for_update().get(pk=node_id)
+        known = set(Gpu.objects.filter(uuid__in=uuids).values_list("uuid", flat=True))
+        room = MAX_NODE_GPUS - Gpu.objects.filter(node=node).count()
+        new = [
+            Gpu(
+                uuid=uuid,
+                index=index,
+                node=node,
+                present=False,
+                first_seen_at=now,
+                last_seen_at=now,
+            )
+            for index, uuid in enumerate(uuids)
+            if uuid not in known and GPU_UUID.fullmatch(uuid)
+        ][: max(room, 0)]
+        Gpu.objects.bulk_create(new, ignore_conflicts=True)
+        if new:
+            change = Change()
+            change.note("gpus without inventory", [], [gpu.uuid for gpu in new])
+            _record_inventory_change(node, change, now)
 
 
 def _check_move(gpu: Gpu | None, node: Node, now: datetime) -> None:

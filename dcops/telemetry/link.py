@@ -335,10 +335,16 @@ class Link:
         await self._resolve(frame.list_id)
 
     async def _resolve(self, list_id: int) -> None:
-        """Find the database ids of a list's GPUs. A position that is no GPU of this node gets UNKNOWN."""
+        """Find the database ids of a list's GPUs; who is new gets one. A position of another node's GPU gets UNKNOWN."""
         source = self._known()
         uuids = self._list_uuids[list_id]
-        found = await self._shared.in_database(queries.gpus_by_uuid, uuids)
+        in_database = self._shared.in_database
+        found = await in_database(queries.gpus_by_uuid, uuids)
+        if not found.keys() >= set(uuids):
+            # A backlog may come before the inventory: to drop its rows and acknowledge them would be silent loss.
+            now = self._shared.clock()
+            await in_database(fleet_actions.adopt_gpus, source.node_id, uuids, now)
+            found = await in_database(queries.gpus_by_uuid, uuids)
         mine = {gpu: pk for gpu, (pk, node_id) in found.items() if node_id == source.node_id}
         foreign = sorted(set(found) - set(mine))
         positions = np.array([mine.get(gpu, UNKNOWN) for gpu in uuids], I4)

@@ -108,6 +108,19 @@ async def test_a_gpu_of_another_node_is_refused_and_its_rows_not_stored(ingest, 
     assert sql("SELECT count(*) FROM gpu_sample") == [(0,)]
 
 
+async def test_rows_of_a_gpu_that_no_inventory_has_named_yet_are_kept(ingest, node, sql):
+    """An agent that was started again during an outage sends its backlog before it knows its GPUs' identities."""
+    async with node.connected(ingest[1]) as link:
+        await link.send(frames.GpuList(2, ["GPU-new-0", "GPU-new-1"]))
+        await link.send(metric_batch("s", [(1, tick(clock_now(), gpus=2, gpu_list=2))]))
+        ack = await link.receive()
+    assert ack.values_rejected == 0
+    assert sql(
+        "SELECT g.uuid, g.present, count(*) FROM gpu_sample s JOIN fleet_gpu g ON g.id = s.subject_id "
+        "WHERE g.uuid LIKE 'GPU-new%' GROUP BY 1, 2 ORDER BY 1"
+    ) == [("GPU-new-0", False, 1), ("GPU-new-1", False, 1)]
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
