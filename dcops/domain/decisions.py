@@ -18,6 +18,7 @@ class Lack(StrEnum):
     QUOTA = "quota"  # its project holds all it may
     GPUS = "gpus"  # too few GPUs are free on nodes that fit
     FRAGMENTED = "fragmented"  # enough are free, but not together
+    HOST = "host"  # GPUs are free, but CPUs or memory of their nodes are not
     RESERVED = "reserved"  # free GPUs are kept for an older gang
     MAKING_ROOM = "making room"  # GPUs for it are being vacated
 
@@ -96,6 +97,7 @@ _WORDS = {
     Lack.QUOTA: "Project {short.project} may hold {short.available} more GPUs and this job needs {short.wanted}.",
     Lack.GPUS: "It needs {short.wanted} GPUs and {short.available} are free on nodes that fit.",
     Lack.FRAGMENTED: "It needs {short.wanted} GPUs together; {short.available} are free, but scattered over nodes.",
+    Lack.HOST: "GPUs are free, but not enough CPUs or memory beside them.",
     Lack.RESERVED: "GPUs are free, but kept for an older job that needs whole nodes.",
     Lack.MAKING_ROOM: "GPUs are being vacated for it.",
 }

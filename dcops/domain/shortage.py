@@ -8,6 +8,7 @@ from dcops.domain.room import Room
 from dcops.domain.workload import Job, Running
 
 _NAMED = 3
+_AT_ONCE = float("-inf")  # as if it ended before any older gang wants its nodes
 
 
 def of_quota(job: Job, ledger: Ledger, running: Sequence[Running]) -> Shortage:
@@ -29,14 +30,18 @@ def of_nodes(job: Job, room: Room, running: Sequence[Running]) -> Shortage:
     free = sorted((room.free(i) for i in able), reverse=True)
     ids = {room.nodes[i].id for i in able}
     holding = [run for run in running if any(slot.node in ids for slot in run.slots)]
-    return _told(_lack(job, free), job, sum(free), holding, fits_now=free[job.shape.nodes - 1])
+    return _told(
+        _lack(job, room, free), job, sum(free), holding, fits_now=free[job.shape.nodes - 1]
+    )
 
 
-def _lack(job: Job, free: list[int]) -> Lack:
+def _lack(job: Job, room: Room, free: list[int]) -> Lack:
     """Name what is missing, given the free GPUs of the nodes that could run the job, most first."""
-    if free[job.shape.nodes - 1] >= job.shape.gpus_per_node:
-        return Lack.RESERVED
-    return Lack.FRAGMENTED if sum(free) >= job.gpus else Lack.GPUS
+    if free[job.shape.nodes - 1] < job.shape.gpus_per_node:
+        return Lack.FRAGMENTED if sum(free) >= job.gpus else Lack.GPUS
+    if len(list(room.candidates(job.shape, _AT_ONCE))) < job.shape.nodes:
+        return Lack.HOST
+    return Lack.RESERVED
 
 
 def _told(
