@@ -42,6 +42,8 @@ class Result:
     holds: bool | None = None
     peers: dict[str, Peer] = field(default_factory=dict)
     note: str = ""
+    # False for a run too short or too small to keep the promise; it can still break it.
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,11 @@ def soak(
 
 def holds(figure: Figure, result: Result) -> bool | None:
     """Whether the goal is met; None when the figure could not be measured and nobody can say."""
+    verdict = _compared(figure, result)
+    return verdict if result.whole or verdict is False else None
+
+
+def _compared(figure: Figure, result: Result) -> bool | None:
     if result.holds is not None:
         return result.holds
     if result.value is None or isinstance(figure.goal, str):

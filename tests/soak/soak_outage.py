@@ -25,5 +25,6 @@ def outage() -> Result:
     return Result(
         found.verdict.wrong,
         holds=found.verdict.wrong == 0 and found.verdict.gapped > 0 and lost_both_ways,
+        whole=duration_s >= 300.0,
         note=f"{duration_s:.0f} s; {found}",
     )

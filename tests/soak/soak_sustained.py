@@ -56,12 +56,13 @@ def sustained() -> Result:
         + f"; web {rss_mib:.0f} MiB; {'; '.join(wrong) or 'nothing lost, nothing twice'}"
     )
     kept_up = rate > 0.99 * NODES and p99 is not None and p99 <= 2.0
+    whole = duration_s >= 600.0 and NODES >= 1000
+    good = kept_up and not wrong
     return Result(
         p99,
-        holds=kept_up and not wrong and took_s >= 600.0 * 0.99
-        if duration_s >= 600
-        else kept_up and not wrong,
-        note=note,
+        holds=good,
+        whole=whole,
+        note=("" if whole else f"shortened: {NODES} nodes; ") + note,
     )
 
 
