@@ -84,13 +84,21 @@ class StateFile:
     def _opened(self, path: Path) -> File:
         file = self._disk.open(path)
         try:
-            file.allocate(_STATE_BYTES)
+            self._allocate(file, path)
             self._disk.sync_directory(self._directory)
         except OSError:
             file.close()
             raise
         self._files[path] = file
         return file
+
+    def _allocate(self, file: File, path: Path) -> None:
+        """Own the space. Where the disk is full, a file system may refuse a file even what it already has."""
+        try:
+            file.allocate(_STATE_BYTES)
+        except OSError:
+            if self._disk.size(path) < _STATE_BYTES:
+                raise
 
     def close(self) -> None:
         """Let go of the files."""

@@ -51,9 +51,9 @@ class FakeFile:
 
     def allocate(self, size: int) -> None:
         self._disk.operation("allocate")
-        missing = size - len(self._inode.data)
-        if missing > self._disk.room():
+        if size > self._disk.room():  # the strictest file system: it counts what the file has, too
             raise OSError(errno.ENOSPC, "no space left")
+        missing = size - len(self._inode.data)
         if missing > 0:
             self._inode.write(len(self._inode.data), bytes(missing))
 

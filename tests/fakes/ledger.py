@@ -70,7 +70,11 @@ class Ledger:
             self.next_numbers[lane.spool_id] = lane.next_seq
 
     def check(self, *, damaged: bool = False, may_overlap: bool = False) -> None:
-        """stored + gaps == produced, nothing twice. damaged: saved records may be gaps. may_overlap: an ack was lost."""
+        """stored + gaps == produced, nothing twice. damaged: saved records may be gaps.
+
+        may_overlap: the spool never heard, or could not keep, that a record is stored, and may call it lost later. Then
+        the server makes it one or the other: it takes from a gap what it has stored, and stores nothing of a gap it kept.
+        """
         stored = defaultdict(RangeSet)
         for spool_id, seq in self.delivered:
             stored[spool_id].add(seq, seq)

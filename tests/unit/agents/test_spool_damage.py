@@ -153,6 +153,39 @@ def test_ticks_lost_on_a_full_disk_are_counted_even_if_the_node_then_loses_power
     assert list(ledger.gapped[spool.metrics.spool_id]) == [(1, 29)]
 
 
+def test_acknowledgements_are_remembered_by_a_spool_that_was_opened_on_a_full_disk():
+    disk, ledger, spool = full_disk()
+    spool.close()
+    spool = open_spool(disk)
+    while taken := ledger.deliver(spool, "metrics"):
+        spool.acknowledge(taken[0], [(taken[1][0], taken[1][-1])])
+    spool.close()
+    for path in segments(disk):
+        if path.parent.name == "metrics":
+            del disk.files[path]
+    disk.capacity = 1 << 40
+    spool = open_spool(disk)
+    ledger.append(spool, "metrics", b"afterwards")
+    ledger.drain(spool)
+    ledger.check()
+
+
+def test_a_history_of_a_full_disk_and_damage_that_once_made_a_gap_of_stored_records():
+    state = SpoolMachine()
+    state.append_on_a_full_disk(count=6, lane="events", room=629)
+    state.damage_a_segment(seed=198)
+    state.append_on_a_full_disk(count=4, lane="metrics", room=92)
+    state.send_and_be_acknowledged(lane="events", records=7)
+    state.send_and_be_acknowledged(lane="events", records=7)
+    state.send_and_be_acknowledged(lane="metrics", records=8)
+    state.damage_a_segment(seed=107)
+    state.append_on_a_full_disk(count=10, lane="metrics", room=225)
+    state.damage_a_segment(seed=85)
+    state.send_and_be_acknowledged(lane="metrics", records=4)
+    state.damage_a_segment(seed=265)
+    state.teardown()
+
+
 def test_events_are_saved_on_a_full_disk_in_space_kept_for_them():
     _disk, ledger, spool = full_disk()
     for number in range(10):
