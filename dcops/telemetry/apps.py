@@ -11,4 +11,4 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from dcops.telemetry import checks  # noqa: F401, PLC0415
+        from dcops.telemetry import checks  # noqa: F401

@@ -14,8 +14,8 @@ def check_durability(databases: list[str] | None = None, **_: Any) -> list[Check
     found: list[CheckMessage] = []
     for alias in databases or []:
         with connections[alias].cursor() as cursor:
-            for sentence in weaknesses(lambda name, cursor=cursor: _show(cursor, name)):
-                found.append(Error(sentence, id="telemetry.E001"))
+            sentences = weaknesses(lambda name, cursor=cursor: _show(cursor, name))
+            found += [Error(sentence, id="telemetry.E001") for sentence in sentences]
     return found
 
 

@@ -156,6 +156,10 @@ def _read_metrics(
             )
         )
         offset = stop
+    _keep_timely(parts, number, found, window)
+
+
+def _keep_timely(parts: Parts, number: int, found: Sequence[Piece], window: Window) -> None:
     for piece in found:
         if window.oldest_us <= piece.at_us <= window.newest_us:
             if piece.count:

@@ -8,8 +8,8 @@ import pytest
 from dcops.clock import now as clock_now
 from dcops.domain.metrics import GPU_SAMPLE, NODE_SAMPLE
 from dcops.telemetry.writer import Limits, Writer
-from tests.telemetry_kit import Feeder, event_batch, metric_batch, tick
 from dcops.wire.frames import Event, Gap, Severity
+from tests.telemetry_kit import Feeder, event_batch, metric_batch, tick
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LIMITS = Limits(row_hours=2, raw_days=7, event_days=365)

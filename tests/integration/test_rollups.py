@@ -47,13 +47,24 @@ class History:
         records = []
         for n in range(count):
             at = start + timedelta(seconds=n * every_s)
-            power = None if self.random.random() < missing else float(self.random.integers(1000, 7000) / 10)
-            reading = {"power_average_w": power, "temperature_c": int(self.random.integers(30, 90)), "energy_mj": self.seq}
+            power = (
+                None
+                if self.random.random() < missing
+                else float(self.random.integers(1000, 7000) / 10)
+            )
+            reading = {
+                "power_average_w": power,
+                "temperature_c": int(self.random.integers(30, 90)),
+                "energy_mj": self.seq,
+            }
             self.seq += 1
             self.fed[at] = reading
             records.append((self.seq, tick(at, gpus=2, **reading)))
         for first in range(0, len(records), 200):
-            self.writer.write([self.feeder.incoming(metric_batch("s", records[first : first + 200]))], now or start + timedelta(seconds=count))
+            self.writer.write(
+                [self.feeder.incoming(metric_batch("s", records[first : first + 200]))],
+                now or start + timedelta(seconds=count),
+            )
 
     def expected(self, metric, start, end, step_s):
         """bucket start -> (min, max, mean, last reading known, n)."""
@@ -63,13 +74,17 @@ class History:
             if start <= at < end and value is not None:
                 key = int(at.timestamp() // step_s * step_s)
                 buckets.setdefault(key, []).append(float(value))
-        return {key: (min(v), max(v), sum(v) / len(v), v[-1], len(v)) for key, v in buckets.items()}
+        return {
+            key: (min(v), max(v), sum(v) / len(v), v[-1], len(v)) for key, v in buckets.items()
+        }
 
 
 def check(found, expected):
     """The same buckets are filled, with the same statistics."""
     column = found.columns["power_average_w"]
-    filled = {int(t) // 10**6: i for i, t in enumerate(found.t_us) if not np.isnan(column["avg"][i])}
+    filled = {
+        int(t) // 10**6: i for i, t in enumerate(found.t_us) if not np.isnan(column["avg"][i])
+    }
     assert set(filled) == set(expected)
     for key, index in filled.items():
         low, high, mean, _, _ = expected[key]
@@ -82,7 +97,8 @@ def rollups(sql, step):
     name = {60: "minute", 3600: "hour"}[step]
     rows = sql(
         f"SELECT extract(epoch FROM bucket)::int, power_average_w_min, power_average_w_max, power_average_w_avg, power_average_w_n "
-        f"FROM gpu_sample_{name} WHERE subject_id = %s AND power_average_w_n > 0", GPU
+        f"FROM gpu_sample_{name} WHERE subject_id = %s AND power_average_w_n > 0",
+        GPU,
     )
     return {row[0]: row[1:] for row in rows}
 
@@ -91,7 +107,12 @@ def assert_rollups(sql, history, step, start=T0, end=T0 + timedelta(days=1)):
     found, expected = rollups(sql, step), history.expected("power_average_w", start, end, step)
     assert set(found) == set(expected)
     for key, (low, high, mean, _, n) in expected.items():
-        assert found[key] == (pytest.approx(low), pytest.approx(high), pytest.approx(mean, rel=1e-5), n)
+        assert found[key] == (
+            pytest.approx(low),
+            pytest.approx(high),
+            pytest.approx(mean, rel=1e-5),
+            n,
+        )
 
 
 def test_rollups_equal_the_readings_and_rolling_again_changes_nothing(writer, sql):
@@ -105,7 +126,10 @@ def test_rollups_equal_the_readings_and_rolling_again_changes_nothing(writer, sq
     assert actions.roll_up(now) == 1
     assert sql("SELECT * FROM gpu_sample_minute ORDER BY 1, 2") == before
     assert actions.roll_up(now) == 0
-    last = sql("SELECT energy_mj_last, energy_mj_n FROM gpu_sample_minute WHERE subject_id = %s ORDER BY bucket LIMIT 1", GPU)
+    last = sql(
+        "SELECT energy_mj_last, energy_mj_n FROM gpu_sample_minute WHERE subject_id = %s ORDER BY bucket LIMIT 1",
+        GPU,
+    )
     assert last == [(59, 60)]
 
 
@@ -129,13 +153,17 @@ def test_a_packed_hour_reads_as_its_rows_did_and_takes_late_rows(writer, sql):
     window = (T0, T0 + timedelta(hours=2))
 
     def read():
-        return queries.series("gpu_sample", GPU, ["power_average_w", "energy_mj"], *window, 10_000, now)
+        return queries.series(
+            "gpu_sample", GPU, ["power_average_w", "energy_mj"], *window, 10_000, now
+        )
 
     rows = read()
     assert rows.source == "raw"
     assert rows.step_s == 1
     packing.pack(now, LIMITS.row_hours)
-    held = "SELECT table_code, row_count FROM telemetry_packed WHERE row_count > 0 ORDER BY 1, hour"
+    held = (
+        "SELECT table_code, row_count FROM telemetry_packed WHERE row_count > 0 ORDER BY 1, hour"
+    )
     assert sql(held) == [], "their rollups come first"
     actions.roll_up(now)
     packing.pack(now, LIMITS.row_hours)
@@ -165,7 +193,9 @@ def test_hours_that_only_came_late_are_packed_too(writer, sql):
     actions.roll_up(now + timedelta(minutes=3))
     packing.pack(now + timedelta(minutes=3), LIMITS.row_hours)
     assert sql("SELECT count(*) FROM gpu_sample_late") == [(0,)]
-    found = queries.series("gpu_sample", GPU, ["power_average_w"], T0, T0 + timedelta(minutes=3), 1000, now)
+    found = queries.series(
+        "gpu_sample", GPU, ["power_average_w"], T0, T0 + timedelta(minutes=3), 1000, now
+    )
     check(found, history.expected("power_average_w", T0, T0 + timedelta(minutes=3), 1))
     assert_rollups(sql, history, 60)
 
@@ -180,8 +210,18 @@ def test_a_reader_sees_every_row_once_while_hours_are_packed(writer, django_db_b
     def look():
         try:
             while not stop.is_set():
-                found = queries.series("gpu_sample", GPU, ["power_average_w"], T0, T0 + timedelta(hours=1), 10_000, now)
-                counts.append(int(np.count_nonzero(~np.isnan(found.columns["power_average_w"]["avg"]))))
+                found = queries.series(
+                    "gpu_sample",
+                    GPU,
+                    ["power_average_w"],
+                    T0,
+                    T0 + timedelta(hours=1),
+                    10_000,
+                    now,
+                )
+                counts.append(
+                    int(np.count_nonzero(~np.isnan(found.columns["power_average_w"]["avg"])))
+                )
         finally:
             connections.close_all()
 
@@ -223,7 +263,9 @@ def test_long_windows_come_from_rollups_and_reach_to_the_newest_rows(writer, sql
     actions.roll_up(now)
     history.feed(T0 + timedelta(hours=3, minutes=3), 50, now=now)
     for days, source, step in [(3, "minute", 300), (30, "hour", 3600)]:
-        found = queries.series("gpu_sample", GPU, ["power_average_w"], now - timedelta(days=days), now, 1000, now)
+        found = queries.series(
+            "gpu_sample", GPU, ["power_average_w"], now - timedelta(days=days), now, 1000, now
+        )
         assert (found.source, found.step_s) == (source, step)
         assert len(found.t_us) <= 1000
         check(found, history.expected("power_average_w", now - timedelta(days=days), now, step))
@@ -256,9 +298,17 @@ def test_the_newest_rows_can_be_read_back(writer, sql):
     from dcops.fleet.models import Gpu, Node
 
     node = Node.objects.get()
-    gpu = Gpu.objects.create(uuid="GPU-x", node=node, index=0, model="m", first_seen_at=now, last_seen_at=now)
+    gpu = Gpu.objects.create(
+        uuid="GPU-x", node=node, index=0, model="m", first_seen_at=now, last_seen_at=now
+    )
     feeder = Feeder(node_id=node.pk, gpu_ids=[gpu.pk])
-    batch = metric_batch("s", [(1, tick(now - timedelta(seconds=2))), (2, tick(now, power_average_w=None, temperature_c=77))])
+    batch = metric_batch(
+        "s",
+        [
+            (1, tick(now - timedelta(seconds=2))),
+            (2, tick(now, power_average_w=None, temperature_c=77)),
+        ],
+    )
     writer.write([feeder.incoming(batch)], now)
     found = queries.latest(GPU_SAMPLE, now)
     row = found.row(gpu.pk)
