@@ -308,6 +308,7 @@ class Hall:
             "rows": dict(self.tally.rows),
             "energy_mj": self.tally.energy_mj,
             "cpu_s": time.process_time(),
+            "monotonic_s": time.monotonic(),
         }
 
     def _spools(self) -> Iterator[Backlog]:
