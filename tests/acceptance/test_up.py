@@ -130,14 +130,17 @@ def _is_ready(dcops):
 
 
 def _kill(dcops, word):
-    lines = {
-        pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-        for pid in dcops.processes()
-    }
-    victims = [pid for pid, line in lines.items() if word in line]
+    victims = [pid for pid in dcops.processes() if word in _command_line(pid)]
     assert victims, word
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
+
+
+def _command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except FileNotFoundError:  # ended since it was listed
+        return ""
 
 
 def _refused(data_dir, *arguments, user=None, **environment):
