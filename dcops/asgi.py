@@ -14,7 +14,6 @@ pages = get_asgi_application()
 
 # These import models, which need the apps that the line above has loaded.
 from dashboards.live import live_application
-
 from dcops.telemetry.ingest import ingest_application
 
 

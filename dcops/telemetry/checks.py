@@ -1,5 +1,7 @@
 """Misconfiguration of telemetry that a start must stop at."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Tags, register
@@ -9,12 +11,12 @@ from dcops.telemetry.durability import weaknesses
 
 
 @register(Tags.database)
-def check_durability(databases: list[str] | None = None, **_: Any) -> list[CheckMessage]:
+def check_durability(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """telemetry.E001: an acknowledged batch must outlive a crash of the database's machine."""
     found: list[CheckMessage] = []
     for alias in databases or []:
         with connections[alias].cursor() as cursor:
-            sentences = weaknesses(lambda name, cursor=cursor: _show(cursor, name))
+            sentences = weaknesses(partial(_show, cursor))
             found += [Error(sentence, id="telemetry.E001") for sentence in sentences]
     return found
 

@@ -6,6 +6,7 @@ presence bits share one fixed COPY layout, so thousands are written with one str
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ import numpy.typing as npt
 from dcops.domain.metrics import TABLE_BY_NAME, Metric, SampleTable
 
 Structured = npt.NDArray[np.void]
-I4, I8, U8 = np.int32, np.int64, np.uint64
+I4 = np.int32
+I8 = np.int64
+U8 = np.uint64
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -102,9 +105,10 @@ def adapt(rows: Structured, layout: Layout) -> tuple[Structured, int]:
     return out, dropped
 
 
-def _within(values: npt.NDArray[np.generic], metric: Metric) -> npt.NDArray[np.bool_]:
+def _within(values: npt.NDArray[Any], metric: Metric) -> npt.NDArray[np.bool_]:
     # NaN is within no bounds.
-    return (values >= metric.minimum) & (values <= metric.maximum)
+    within: npt.NDArray[np.bool_] = (values >= metric.minimum) & (values <= metric.maximum)
+    return within
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 from django.db import connection
@@ -16,9 +16,9 @@ SQL = Path(__file__).resolve().parent / "sql"
 
 
 @functools.cache
-def named(name: str) -> bytes:
+def named(name: str) -> sql.SQL:
     """Return the statement in sql/<name>.sql."""
-    return (SQL / f"{name}.sql").read_bytes()
+    return sql.SQL(cast("LiteralString", (SQL / f"{name}.sql").read_text(encoding="utf-8")))
 
 
 def connect(application_name: str, **options: Any) -> psycopg.Connection[Any]:
@@ -69,7 +69,7 @@ def copy_out(
 ) -> Stored:
     """Read a query with the SELECT list of `stored.select_list` in bulk."""
     with cursor.copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as copy:
-        return parse(copy, columns)
+        return parse(iter(copy), columns)
 
 
 def nulls(columns: Sequence[Kind]) -> list[tuple[str, str]]:

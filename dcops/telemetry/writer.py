@@ -120,7 +120,7 @@ class Writer:
         return packed
 
     def _split(
-        self, batches: Sequence[Incoming], now: datetime, error: psycopg.Error
+        self, batches: Sequence[Incoming], now: datetime, error: Exception
     ) -> list[Outcome]:
         if len(batches) > 1:
             middle = len(batches) // 2
@@ -334,10 +334,10 @@ class Writer:
             return
         with connection.transaction(), connection.cursor() as cursor:
             for table in TABLES:
-                for hour in range(-self._limits.row_hours, AHEAD_HOURS + 1):
+                for ahead in range(-self._limits.row_hours, AHEAD_HOURS + 1):
                     cursor.execute(
                         "SELECT telemetry_make_partition(%s, %s)",
-                        (table.name, now + timedelta(hours=hour)),
+                        (table.name, now + timedelta(hours=ahead)),
                     )
             for days in (-EVENT_DAYS_BACK, 0, EVENT_DAYS_BACK):
                 cursor.execute(
