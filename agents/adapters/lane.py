@@ -246,10 +246,12 @@ class Lane:
         Raises OSError if a segment cannot be read now but may be later.
         """
         found = self._search(busy, max_records, max_bytes)
-        if self._found_loss:
+        while (
+            self._found_loss
+        ):  # on a full disk, recording it may cost the very records just found
             self._found_loss = False
             self._owner.record_losses()
-            found = found or self._search(busy, max_records, max_bytes)
+            found = self._search(busy, max_records, max_bytes)
         return found
 
     def _search(

@@ -23,7 +23,7 @@ from tests.fakes.spool_damage import (
     segments,
     truncate_everywhere,
 )
-from tests.fakes.spool_machine import SpoolMachine
+from tests.fakes.spool_machine import PLENTY, SpoolMachine
 
 
 def test_a_spool_cut_off_at_any_byte_keeps_every_whole_record():
@@ -163,7 +163,7 @@ def test_acknowledgements_are_remembered_by_a_spool_that_was_opened_on_a_full_di
     for path in segments(disk):
         if path.parent.name == "metrics":
             del disk.files[path]
-    disk.capacity = 1 << 40
+    disk.capacity = PLENTY
     spool = open_spool(disk)
     ledger.append(spool, "metrics", b"afterwards")
     ledger.drain(spool)
@@ -183,6 +183,45 @@ def test_a_history_of_a_full_disk_and_damage_that_once_made_a_gap_of_stored_reco
     state.damage_a_segment(seed=85)
     state.send_and_be_acknowledged(lane="metrics", records=4)
     state.damage_a_segment(seed=265)
+    state.teardown()
+
+
+def test_records_that_make_room_for_a_gap_are_not_sent_as_well():
+    disk, ledger = FakeDisk(), Ledger()
+    spool = open_spool(disk, events_spares=0)
+    for number in range(4):
+        ledger.append(spool, "metrics", payload(number))
+    (path,) = segments(disk)
+    disk.files[path].data[-1] ^= 1
+    spool.close()
+    spool = open_spool(disk, events_spares=0)
+    disk.capacity = PLENTY - disk.room()
+    assert ledger.deliver(spool, "metrics") is None
+    disk.capacity = PLENTY
+    ledger.append(spool, "metrics", b"afterwards")
+    ledger.drain(spool)
+    ledger.check(damaged=True)
+    assert sorted((gap.first_seq, gap.last_seq) for gap in ledger.gaps) == [(0, 2), (3, 3)]
+
+
+def test_a_history_of_a_full_disk_and_damage_that_once_dropped_what_it_was_sending():
+    state = SpoolMachine()
+    state.append_on_a_full_disk(count=4, lane="metrics", room=282)
+    state.append_on_a_full_disk(count=6, lane="events", room=567)
+    state.append_on_a_full_disk(count=9, lane="metrics", room=152)
+    state.send_and_be_acknowledged(lane="metrics", records=7)
+    state.append_with_an_error(lane="metrics")
+    state.append_on_a_full_disk(count=10, lane="metrics", room=102)
+    state.append_on_a_full_disk(count=4, lane="metrics", room=0)
+    state.append_on_a_full_disk(count=7, lane="metrics", room=377)
+    state.damage_a_segment(seed=989)
+    state.damage_a_segment(seed=895)
+    state.damage_a_segment(seed=0)
+    state.send_and_be_acknowledged(lane="events", records=9)
+    state.send_and_be_acknowledged(lane="metrics", records=9)
+    state.send_and_be_acknowledged(lane="metrics", records=8)
+    state.append_on_a_full_disk(count=10, lane="events", room=323)
+    state.send_and_be_acknowledged(lane="metrics", records=9)
     state.teardown()
 
 
