@@ -5,8 +5,9 @@ handler would cost it fifty times the CPU (see ARCHITECTURE.md, decisions).
 """
 
 import os
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dcops.settings")
@@ -16,8 +17,14 @@ pages = get_asgi_application()
 from dashboards.live import live_application
 from dcops.telemetry.ingest import ingest_application
 
+Message = dict[str, Any]
 
-async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+
+async def application(
+    scope: Message,
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Any], Awaitable[None]],
+) -> None:
     """Route by path: /agent/ and start-up to ingest, other sockets to the live pages, the rest to Django."""
     if scope["type"] == "lifespan" or scope["path"].startswith("/agent/"):
         await ingest_application(scope, receive, send)

@@ -1,7 +1,7 @@
 """Writes of telemetry outside the writer's transaction: schema, states, rollups, partitions, retention, silence."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -89,7 +89,7 @@ def roll_up(now: datetime) -> int:
         return done + sum(_roll_bucket(code, HOUR_S, bucket) for code, bucket in _due_hours(now))
 
 
-def _due_minutes(now: datetime) -> Sequence[tuple[int, datetime]]:
+def _due_minutes(now: datetime) -> list[tuple[int, datetime]]:
     with connection.cursor() as cursor:
         cursor.execute(
             store.named("due_minutes"),
@@ -101,16 +101,16 @@ def _due_minutes(now: datetime) -> Sequence[tuple[int, datetime]]:
                 "most": MAX_BUCKETS,
             },
         )
-        return cursor.fetchall()
+        return [(code, bucket) for code, bucket in cursor.fetchall()]
 
 
-def _due_hours(now: datetime) -> Sequence[tuple[int, datetime]]:
+def _due_hours(now: datetime) -> list[tuple[int, datetime]]:
     with connection.cursor() as cursor:
         cursor.execute(
             store.named("due_hours"),
             {"settled": now - packing.HOUR - MINUTE - SETTLE, "most": MAX_BUCKETS},
         )
-        return cursor.fetchall()
+        return [(code, bucket) for code, bucket in cursor.fetchall()]
 
 
 def _roll_bucket(code: int, step_s: int, bucket: datetime) -> bool:

@@ -129,7 +129,7 @@ def _encode_values(
     if scaled is not None:
         return INTEGERS, _encode_integers(scaled[0], scaled[1], compressor)
     changed = raw.copy()
-    changed[1:] ^= raw[:-1]
+    changed[1:] = np.bitwise_xor(raw[1:], raw[:-1])
     plain, xored = (compressor.compress(_shuffle(bits)) for bits in (raw, changed))
     return FLOATS, b"\x00" + plain if len(plain) <= len(xored) else b"\x01" + xored
 
@@ -155,7 +155,8 @@ def _encode_integers(
     values: npt.NDArray[np.int64], scale: int, compressor: zstandard.ZstdCompressor
 ) -> bytes:
     best = b""
-    rest, firsts = values, []
+    rest = values
+    firsts: list[int] = []
     for order in range(min(3, len(values))):
         offset = 0
         coded = rest

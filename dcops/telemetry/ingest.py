@@ -279,7 +279,7 @@ def _error(code: str, message: str) -> bytes:
 
 async def _read_body(receive: Receive) -> bytes | None:
     """Return the body, or None if it is too large."""
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         body += message.get("body", b"")

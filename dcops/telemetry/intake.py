@@ -62,7 +62,7 @@ class Piece(NamedTuple):
     seq: int
     layout: Layout
     at_us: int
-    count: int
+    row_count: int
     subjects: npt.NDArray[I4]
     rows: memoryview
 
@@ -162,10 +162,10 @@ def _read_metrics(
 def _keep_timely(parts: Parts, number: int, found: Sequence[Piece], window: Window) -> None:
     for piece in found:
         if window.oldest_us <= piece.at_us <= window.newest_us:
-            if piece.count:
+            if piece.row_count:
                 parts.pieces.append(piece)
         else:
-            parts.rows_rejected[number] += piece.count
+            parts.rows_rejected[number] += piece.row_count
 
 
 def _subjects(incoming: Incoming, layout: Layout, list_id: int) -> npt.NDArray[I4]:
@@ -224,7 +224,7 @@ def _join(pieces: list[Piece]) -> tuple[Rows, npt.NDArray[I4], npt.NDArray[I4]]:
     layout = pieces[0].layout
     table = layout.table
     data = np.frombuffer(b"".join([p.rows for p in pieces]), layout.dtype)
-    counts = np.array([p.count for p in pieces])
+    counts = np.array([p.row_count for p in pieces])
     batch = np.repeat(np.array([p.batch for p in pieces], I4), counts)
     at_us = np.repeat(np.array([p.at_us for p in pieces], I8), counts)
     ids = _resolve(pieces, counts, data["subject"])

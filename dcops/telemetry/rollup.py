@@ -13,10 +13,10 @@ _SUBJECTS = "(%(subjects)s::int[] IS NULL OR subject_id = ANY(%(subjects)s::int[
 
 
 @lru_cache(maxsize=64)
-def statement(table_name: str, step_s: int) -> bytes:
+def statement(table_name: str, step_s: int) -> str:
     """Return the statement that recomputes one bucket of a rollup."""
     table = TABLE_BY_NAME[table_name]
-    return (_minute(table) if step_s == MINUTE_S else _hour(table)).encode()
+    return _minute(table) if step_s == MINUTE_S else _hour(table)
 
 
 def _minute(table: SampleTable) -> str:

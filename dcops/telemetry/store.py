@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from django.db import connection
@@ -18,7 +18,7 @@ SQL = Path(__file__).resolve().parent / "sql"
 @functools.cache
 def named(name: str) -> sql.SQL:
     """Return the statement in sql/<name>.sql."""
-    return sql.SQL(cast("LiteralString", (SQL / f"{name}.sql").read_text(encoding="utf-8")))
+    return sql.SQL((SQL / f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def connect(application_name: str, **options: Any) -> psycopg.Connection[Any]:

@@ -58,7 +58,7 @@ def select_list(columns: Sequence[Kind], time: str = "at") -> str:
     )
 
 
-def parse(blocks: Iterable[bytes], columns: Sequence[Kind]) -> Stored:
+def parse(blocks: Iterable[bytes | bytearray | memoryview], columns: Sequence[Kind]) -> Stored:
     """Read the blocks of a COPY (SELECT select_list ...) TO STDOUT (FORMAT BINARY)."""
     data = b"".join(blocks)
     dtype = _row_dtype(tuple(columns))
