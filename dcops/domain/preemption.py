@@ -1,4 +1,4 @@
-"""Which running jobs to interrupt for a waiting one: those it outranks, past their minimum run, the least work disturbed."""
+"""Which running jobs to interrupt for a waiting one: of those it outranks, past their minimum run, the weakest first."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -19,13 +19,8 @@ class Class(NamedTuple):
     project: str
     stopping: bool
 
-    @property
-    def strength(self) -> tuple[int, int]:
-        """How much it would claim back: the greater, the more."""
-        return -self.demotion, -self.band
 
-
-_NOBODY = (-(2**31), 0)
+_NOBODY = (-(2**31), 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +33,10 @@ class Eviction:
 
 @dataclass(frozen=True, slots=True)
 class _Victim:
-    """A running job on one node, and what it would give back there."""
+    """A running job on one node, what it would give back there, and how much it would claim back."""
 
     kind: Class
+    strength: tuple[int, int, int]
     run: Running
     gives: Amount
 
@@ -52,13 +48,13 @@ class _Clearing:
     Were it the other way round, a strong victim would at once take the place of a weaker one, which costs twice.
     """
 
-    strength: tuple[int, int]
+    strength: tuple[int, int, int]
     disturbed: int
     node: int
     victims: tuple[Running, ...] = ()
 
     @property
-    def cost(self) -> tuple[tuple[int, int], int, int]:
+    def cost(self) -> tuple[tuple[int, int, int], int, int]:
         """The smaller the better; no two are equal."""
         return self.strength, self.disturbed, self.node
 
@@ -73,8 +69,9 @@ class Victims:
             running, key=lambda pair: (pair[1].stopping, pair[0]), reverse=True
         ):
             kind = Class(rank.demotion, rank.band, run.job.project, run.stopping)
+            strength = (-rank.demotion, -rank.borrows, -rank.band) if not run.stopping else _NOBODY
             for slot in run.slots:
-                victim = _Victim(kind, run, room.given_back(run, slot))
+                victim = _Victim(kind, strength, run, room.given_back(run, slot))
                 self._by_node[room.index[slot.node]][run.job.id] = victim
 
     def find(self, job: Job, ends_at: float, yields: Callable[[Class], bool]) -> Eviction | None:
@@ -110,19 +107,12 @@ class Victims:
 
     def _clear(self, i: int, job: Job, willing: list[_Victim]) -> Iterator[_Clearing]:
         """Take victims until the node has room for one part of the gang; yield nothing if they are not enough."""
-        lacking, taken = self._room.lacking(job.shape, i), 0
+        lacking, disturbed, taken = self._room.lacking(job.shape, i), 0, 0
         while taken < len(willing) and not lacking.nothing:
-            lacking = lacking.less(willing[taken].gives)
+            victim = willing[taken]
+            lacking = lacking.less(victim.gives)
+            disturbed += 0 if victim.kind.stopping else victim.run.job.gpus
             taken += 1
         if taken and lacking.nothing:
-            yield _cost(i, willing[:taken])
-
-
-def _cost(i: int, victims: list[_Victim]) -> _Clearing:
-    ordered = [victim for victim in victims if not victim.kind.stopping]
-    return _Clearing(
-        max((victim.kind.strength for victim in ordered), default=_NOBODY),
-        sum(victim.run.job.gpus for victim in ordered),
-        i,
-        tuple(victim.run for victim in victims),
-    )
+            strongest = willing[taken - 1].strength
+            yield _Clearing(strongest, disturbed, i, tuple(v.run for v in willing[:taken]))
