@@ -107,7 +107,7 @@ class Peer:
         except OSError:
             return False
 
-    def write(self, bodies):
+    def write(self, bodies, settle_s=SETTLE_S):
         """Send all bodies; returns the CPU seconds it cost the peer, background work included."""
         before = tree_cpu_s(self.process.pid)
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
@@ -122,7 +122,7 @@ class Peer:
             told = answer.read()
             assert answer.status in (200, 204), told
         connection.close()
-        time.sleep(SETTLE_S)
+        time.sleep(settle_s)
         return tree_cpu_s(self.process.pid) - before
 
     def merged_bytes(self):
