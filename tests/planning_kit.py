@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from dcops.domain.cluster import Gpu, Node, View
-from dcops.domain.decisions import Plan
-from dcops.domain.fairness import Ledger, Quota
-from dcops.domain.order import Standing, outranks, rank_running, rank_waiting
-from dcops.domain.policy import DEFAULT, Policy
-from dcops.domain.workload import PLAIN, Job, Kind, Needs, Running, Shape, Slot
+from dcops.domain.planning.cluster import Gpu, Node, View
+from dcops.domain.planning.decisions import Plan
+from dcops.domain.planning.fairness import Ledger, Quota
+from dcops.domain.planning.order import Standing, outranks, rank_running, rank_waiting
+from dcops.domain.planning.policy import DEFAULT, Policy
+from dcops.domain.planning.workload import PLAIN, Job, Kind, Needs, Running, Shape, Slot
 
 NOW = 1_000_000.0
 

@@ -12,15 +12,15 @@ from typing import Annotated
 import typer
 
 from dcops.domain.errors import Invalid
-from dcops.domain.policy import POLICIES
-from dcops.domain.simulate import Report, Setup, Traced, simulate
+from dcops.domain.planning.policy import POLICIES
+from dcops.domain.planning.simulate import Report, Setup, Traced, simulate
 from dcops.local.errors import LocalError
 
 COLUMNS = ("submit_s", "job_id", "gpus", "duration_s")
 
 
 class PolicyName(StrEnum):
-    """The policies of dcops.domain.policy, for the command line."""
+    """The policies of dcops.domain.planning.policy, for the command line."""
 
     SERVICE = "service"
     FIFO = "fifo"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcops.cli.simulate import read_trace
-from dcops.domain.cluster import Gpu, Node, View
-from dcops.domain.estimate import History
-from dcops.domain.placement import plan
-from dcops.domain.simulate import Setup, simulate
-from dcops.domain.workload import Job, Running, Shape, Slot, shape_for
+from dcops.domain.planning.cluster import Gpu, Node, View
+from dcops.domain.planning.estimate import History
+from dcops.domain.planning.placement import plan
+from dcops.domain.planning.simulate import Setup, simulate
+from dcops.domain.planning.workload import Job, Running, Shape, Slot, shape_for
 from tests.bench.harness import Result, benchmark
 
 NOW = 1_000_000.0

@@ -2,14 +2,14 @@
 
 import pytest
 
-from dcops.domain.cluster import Gpu, Node, Readiness, View
-from dcops.domain.decisions import sentence
-from dcops.domain.estimate import History
-from dcops.domain.fairness import Quota, decayed
-from dcops.domain.order import band
-from dcops.domain.placement import plan
-from dcops.domain.policy import POLICIES, Policy
-from dcops.domain.workload import Kind, Needs, shape_for
+from dcops.domain.planning.cluster import Gpu, Node, Readiness, View
+from dcops.domain.planning.decisions import sentence
+from dcops.domain.planning.estimate import History
+from dcops.domain.planning.fairness import Quota, decayed
+from dcops.domain.planning.order import band
+from dcops.domain.planning.placement import plan
+from dcops.domain.planning.policy import POLICIES, Policy
+from dcops.domain.planning.workload import Kind, Needs, shape_for
 from tests.planning_kit import NOW, job, nodes, placed, preempted, running, waiting
 
 HOUR, DAY = 3_600.0, 86_400.0

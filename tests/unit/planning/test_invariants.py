@@ -5,12 +5,12 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcops.domain.cluster import View
-from dcops.domain.fairness import Quota
-from dcops.domain.placement import plan
-from dcops.domain.policy import POLICIES, Policy
-from dcops.domain.simulate import Setup, Traced, simulate
-from dcops.domain.workload import Job, Kind, Needs, Running, Shape, Slot
+from dcops.domain.planning.cluster import View
+from dcops.domain.planning.fairness import Quota
+from dcops.domain.planning.placement import plan
+from dcops.domain.planning.policy import POLICIES, Policy
+from dcops.domain.planning.simulate import Setup, Traced, simulate
+from dcops.domain.planning.workload import Job, Kind, Needs, Running, Shape, Slot
 from tests.planning_kit import NOW, check_plan, nodes
 
 KINDS = (Kind(cpus=64), Kind(model="H200", cpus=64, labels=frozenset({"fast"})))

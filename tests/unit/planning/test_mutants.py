@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from dcops.domain import order, placement, preemption
-from dcops.domain.cluster import View
-from dcops.domain.fairness import Ledger, Quota
-from dcops.domain.placement import plan
-from dcops.domain.preemption import Eviction, Victims
-from dcops.domain.reservation import Keeper
-from dcops.domain.room import Room
-from dcops.domain.topology import Topology
-from dcops.domain.workload import Needs, Slot
+from dcops.domain.planning import order, placement, preemption
+from dcops.domain.planning.cluster import View
+from dcops.domain.planning.fairness import Ledger, Quota
+from dcops.domain.planning.placement import plan
+from dcops.domain.planning.preemption import Eviction, Victims
+from dcops.domain.planning.reservation import Keeper
+from dcops.domain.planning.room import Room
+from dcops.domain.planning.topology import Topology
+from dcops.domain.planning.workload import Needs, Slot
 from tests.planning_kit import NOW, check_plan, job, nodes, placed, preempted, running, waiting
 
 DAY = 86_400.0

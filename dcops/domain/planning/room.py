@@ -4,9 +4,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from dcops.domain.cluster import Node, Readiness
-from dcops.domain.topology import Topology
-from dcops.domain.workload import Job, Needs, Running, Shape, Slot
+from dcops.domain.planning.cluster import Node, Readiness
+from dcops.domain.planning.topology import Topology
+from dcops.domain.planning.workload import Job, Needs, Running, Shape, Slot
 
 
 class Amount(NamedTuple):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import NamedTuple
 
-from dcops.domain.order import Rank
-from dcops.domain.room import Amount, Room
-from dcops.domain.workload import Job, Running
+from dcops.domain.planning.order import Rank
+from dcops.domain.planning.room import Amount, Room
+from dcops.domain.planning.workload import Job, Running
 
 
 class Class(NamedTuple):

@@ -6,8 +6,8 @@ Whoever applies a plan may refuse any part of it; the next plan is made from wha
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dcops.domain.estimate import Span
-from dcops.domain.workload import Slot
+from dcops.domain.planning.estimate import Span
+from dcops.domain.planning.workload import Slot
 
 
 class Lack(StrEnum):

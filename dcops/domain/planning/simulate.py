@@ -8,12 +8,12 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dcops.domain.cluster import Gpu, Node, View
-from dcops.domain.decisions import Plan
-from dcops.domain.estimate import History
-from dcops.domain.placement import plan
-from dcops.domain.policy import DEFAULT, Policy
-from dcops.domain.workload import Job, Running, shape_for
+from dcops.domain.planning.cluster import Gpu, Node, View
+from dcops.domain.planning.decisions import Plan
+from dcops.domain.planning.estimate import History
+from dcops.domain.planning.placement import plan
+from dcops.domain.planning.policy import DEFAULT, Policy
+from dcops.domain.planning.workload import Job, Running, shape_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from dcops.domain.cluster import View
-from dcops.domain.decisions import Lack, Shortage
-from dcops.domain.estimate import Span
-from dcops.domain.forecast import Forecast
-from dcops.domain.workload import Job, Running
+from dcops.domain.planning.cluster import View
+from dcops.domain.planning.decisions import Lack, Shortage
+from dcops.domain.planning.estimate import Span
+from dcops.domain.planning.forecast import Forecast
+from dcops.domain.planning.workload import Job, Running
 
 
 class Outlook:

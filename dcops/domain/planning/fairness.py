@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log2
 
-from dcops.domain.workload import Running
+from dcops.domain.planning.workload import Running
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from dcops.domain.estimate import History
-from dcops.domain.fairness import Quota
-from dcops.domain.workload import PLAIN, Kind, Running
+from dcops.domain.planning.estimate import History
+from dcops.domain.planning.fairness import Quota
+from dcops.domain.planning.workload import PLAIN, Kind, Running
 
 
 class Readiness(StrEnum):

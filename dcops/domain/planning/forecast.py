@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
 
-from dcops.domain.estimate import Span
+from dcops.domain.planning.estimate import Span
 
 
 class _Curve:

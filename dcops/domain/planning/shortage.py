@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from dcops.domain.decisions import Lack, Shortage
-from dcops.domain.fairness import Ledger
-from dcops.domain.room import Room
-from dcops.domain.workload import Job, Running
+from dcops.domain.planning.decisions import Lack, Shortage
+from dcops.domain.planning.fairness import Ledger
+from dcops.domain.planning.room import Room
+from dcops.domain.planning.workload import Job, Running
 
 _NAMED = 3
 _AT_ONCE = float("-inf")  # as if it ended before any older gang wants its nodes

@@ -6,8 +6,8 @@ Others may use a kept node as long as they are expected to end before the gang c
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from dcops.domain.room import Amount, Room
-from dcops.domain.workload import Job, Running, Shape
+from dcops.domain.planning.room import Amount, Room
+from dcops.domain.planning.workload import Job, Running, Shape
 
 
 class Keeper:

@@ -8,17 +8,17 @@ from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
 from functools import cached_property
 
-from dcops.domain import shortage
-from dcops.domain.cluster import View
-from dcops.domain.decisions import Lack, Place, Plan, Preempt, Shortage, Wait
-from dcops.domain.fairness import Ledger
-from dcops.domain.order import Rank, Standing, outranks, rank_running, rank_waiting
-from dcops.domain.outlook import Outlook
-from dcops.domain.policy import DEFAULT, Policy
-from dcops.domain.preemption import Class, Eviction, Victims
-from dcops.domain.reservation import Keeper
-from dcops.domain.room import Room
-from dcops.domain.workload import Job, Running
+from dcops.domain.planning import shortage
+from dcops.domain.planning.cluster import View
+from dcops.domain.planning.decisions import Lack, Place, Plan, Preempt, Shortage, Wait
+from dcops.domain.planning.fairness import Ledger
+from dcops.domain.planning.order import Rank, Standing, outranks, rank_running, rank_waiting
+from dcops.domain.planning.outlook import Outlook
+from dcops.domain.planning.policy import DEFAULT, Policy
+from dcops.domain.planning.preemption import Class, Eviction, Victims
+from dcops.domain.planning.reservation import Keeper
+from dcops.domain.planning.room import Room
+from dcops.domain.planning.workload import Job, Running
 
 _NEVER = float("inf")
 

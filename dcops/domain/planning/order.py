@@ -3,9 +3,9 @@
 from bisect import bisect_right
 from typing import NamedTuple
 
-from dcops.domain.fairness import Ledger
-from dcops.domain.policy import Policy
-from dcops.domain.workload import Job, Running
+from dcops.domain.planning.fairness import Ledger
+from dcops.domain.planning.policy import Policy
+from dcops.domain.planning.workload import Job, Running
 
 
 class Standing(NamedTuple):

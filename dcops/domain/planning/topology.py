@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from dcops.domain.cluster import Node
+from dcops.domain.planning.cluster import Node
 
 
 class Topology:
