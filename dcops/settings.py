@@ -142,14 +142,12 @@ AUTH_PASSWORD_VALIDATORS = [
     },
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-SESSION_COOKIE_NAME = (
-    "__Host-dcops_session"
-    if SECURE_TRANSPORT
-    else f"dcops_session_{urlsplit(PUBLIC_URL).port or 80}"
+# Cookies ignore ports: without it in the name, two instances on one host would sign each other out.
+_COOKIE = ("__Host-dcops_{}_" if SECURE_TRANSPORT else "dcops_{}_") + str(
+    urlsplit(PUBLIC_URL).port or (443 if SECURE_TRANSPORT else 80)
 )
-CSRF_COOKIE_NAME = (
-    "__Host-dcops_csrf" if SECURE_TRANSPORT else f"dcops_csrf_{urlsplit(PUBLIC_URL).port or 80}"
-)
+SESSION_COOKIE_NAME = _COOKIE.format("session")
+CSRF_COOKIE_NAME = _COOKIE.format("csrf")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_TRANSPORT
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
