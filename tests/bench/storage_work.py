@@ -1,5 +1,7 @@
 """What bench_storage does to a database: feed simulated hours through the writer, roll up, pack, read back."""
 
+# ruff: noqa: E402 - models can be imported once Django is set up
+
 import json
 import os
 import statistics
@@ -155,7 +157,7 @@ def measure_month():
     """30 days of hours, made by SQL."""
     now = _ago(0)
     with connection.cursor() as cursor:
-        for day in range(0, 33):
+        for day in range(33):
             cursor.execute(
                 "SELECT telemetry_make_partition('gpu_sample_hour', %s)",
                 (now - timedelta(days=day),),
