@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +19,9 @@ from tests.servers import make_data_dir
 pytestmark = pytest.mark.xdist_group("up")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def home():
-    """A data directory that the tests of this module start again and again, as an operator does."""
-    import shutil
-
+    """A data directory that a test starts again and again, as an operator does."""
     base = make_data_dir()
     yield base / "data"
     shutil.rmtree(base, ignore_errors=True)
@@ -66,17 +65,15 @@ def _query(home, statement):
         return owner.execute(statement).fetchall()
 
 
-def test_a_killed_launcher_takes_its_children_along(home):
-    with Launcher(home, "--no-agent") as dcops:
+def test_after_a_kill_nothing_runs_and_the_next_start_keeps_the_data_beside_another(home):
+    with Launcher(home) as dcops:
         dcops.wait_until_ready()
+        wait_until(lambda: _numbers(home), 30, dcops.evidence)
         with psycopg.connect(Instance(home).attached_urls().owner) as owner:
             owner.execute("CREATE TABLE left_behind AS SELECT 1")
         dcops.process.kill()
         dcops.process.wait()
         dcops.wait_until_nothing_is_left()
-
-
-def test_the_next_start_recovers_keeps_the_data_and_runs_beside_another(home):
     orphan = subprocess.Popen(
         ["sleep", "600"], env=clean_environment(DCOPS_INSTANCE=str(home)), start_new_session=True
     )

@@ -71,6 +71,7 @@ VERBS = {
     fleet.rename_node: lambda s: fleet.rename_node(
         s.admin, name="pending", new_name="renamed", now=NOW
     ),
+    fleet.adopt_gpus: lambda s: fleet.adopt_gpus(s.node_id(), ["GPU-nobody-named"], NOW),
     fleet.record_inventory: lambda s: fleet.record_inventory(s.node_id(), inventory("GPU-1"), NOW),
     access.create_setup_link: lambda s: access.create_setup_link(SHELL, now=NOW),
     access.use_setup_link: lambda s: access.use_setup_link(
