@@ -116,16 +116,20 @@ def overview_server() -> Result:
     better="lower",
 )
 def overview_update() -> Result:
-    """95th percentile of main-thread script for one live update in which every cell changes."""
+    """95th percentile of main-thread script for one live update that redraws the map.
+
+    The rows are written to the database, which a process without news of ingest reads every 2 s: every second update redraws
+    nothing. The slower half are the redraws.
+    """
     chromium = shutil.which("chromium")
     if chromium is None:
         return Result(None, note=f"Chromium: {NOT_INSTALLED}")
     with hall() as server:
         times = _updates(server, chromium)
-    ordered = sorted(times)
+    ordered = sorted(times)[len(times) // 2 :]
     return Result(
         round(ordered[int(0.95 * (len(ordered) - 1))], 1),
-        note=f"median {statistics.median(ordered):.1f} ms, worst {ordered[-1]:.1f} ms of {len(ordered)}; software rendering",
+        note=f"median {statistics.median(ordered):.1f} ms, worst {ordered[-1]:.1f} ms of {len(ordered)} redraws; software rendering",
     )
 
 
