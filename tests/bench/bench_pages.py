@@ -13,7 +13,7 @@ from tests.bench.harness import NOT_INSTALLED, Result, benchmark
 from tests.bench.server import ROOT, ScratchServer
 
 NODES, GPUS = 1000, 8
-REQUESTS, UPDATES = 15, 20
+REQUESTS, UPDATES = 15, 40
 
 # Ingest makes partitions as rows arrive; these rows come past it.
 PARTITIONS = """
