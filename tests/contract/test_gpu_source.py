@@ -75,7 +75,9 @@ async def test_a_call_into_the_stub_that_never_returns_is_given_up(library):
 
 
 @pytest.mark.needs_cc
-@pytest.mark.parametrize(("code", "word"), [(9, "modprobe"), (18, "version"), (999, "does not work")])
+@pytest.mark.parametrize(
+    ("code", "word"), [(9, "modprobe"), (18, "version"), (999, "does not work")]
+)
 async def test_a_driver_that_does_not_start_is_explained(library, code, word):
     (report,) = await read(stub.child(library, STUB_INIT=code), EVERYTHING)
     assert word in report.problem.message
